@@ -1,0 +1,39 @@
+"""What a reward declares about itself, without importing torch: listing and checking cost nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Category = Literal["aesthetic", "alignment", "safety", "preference", "quality", "diversity"]
+Granularity = Literal["sample", "group"]
+CATEGORIES: tuple[Category, ...] = (
+    "aesthetic",
+    "alignment",
+    "safety",
+    "preference",
+    "quality",
+    "diversity",
+)
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """Declared facts of one reward; tests check each claim against the scorer itself."""
+
+    name: str
+    category: Category
+    summary: str
+    low: float = -math.inf
+    high: float = math.inf
+    higher_is_better: bool = True
+    differentiable: bool = False
+    granularity: Granularity = "sample"
+    encoder: str | None = None
+    """Name of the shared encoder that the scorer reads; None: it reads pixels."""
+    licence: str = "Apache-2.0"
+    gold: bool = False
+    """A computable truth of the embedded world: it never trains unless an experiment says so."""
+    source: str = ""
+    """`module:attribute` of the implementation, imported when the reward is built."""

@@ -1,0 +1,130 @@
+"""K rewards to one number, batched over weight vectors. All rewards and utilities are maximised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rewards.errors import nearest
+
+Utility = Callable[
+    [Float[Tensor, "batch objective"], Float[Tensor, "batch objective"]], Float[Tensor, " batch"]
+]
+
+
+def linear(
+    rewards: Float[Tensor, "batch objective"], weights: Float[Tensor, "batch objective"]
+) -> Float[Tensor, " batch"]:
+    """Weighted sum of the rewards.
+
+    s(r) = sum_i w_i r_i
+
+    r_i: `rewards` [B,K], calibrated; w_i: `weights` [B,K], rows sum to 1. Maximising it reaches
+    only points on the convex hull of the attainable set. Raises ValueError if shapes differ.
+    """
+    _same_shape(rewards, weights)
+    return (weights * rewards).sum(dim=1)
+
+
+def chebyshev(
+    rewards: Float[Tensor, "batch objective"],
+    weights: Float[Tensor, "batch objective"],
+    ideal: float = 3.0,
+    rho: float = 0.0,
+) -> Float[Tensor, " batch"]:
+    """Minus the largest weighted shortfall from the ideal point, augmented by their sum.
+
+    s(r) = -max_i w_i (z - r_i) - rho sum_i w_i (z - r_i)
+
+    z: `ideal`, an upper bound of every calibrated reward; rho >= 0 breaks ties towards Pareto
+    optimal points. Its subgradient looks at one objective alone. Raises ValueError if rho < 0 or
+    shapes differ.
+    Source: Steuer and Choo, Math. Program. 26, 1983.
+    """
+    _same_shape(rewards, weights)
+    if rho < 0:
+        raise ValueError(f"`rho` must be at least 0; got {rho}")
+    shortfall = weights * (ideal - rewards)
+    return -shortfall.amax(dim=1) - rho * shortfall.sum(dim=1)
+
+
+def smooth_chebyshev(
+    rewards: Float[Tensor, "batch objective"],
+    weights: Float[Tensor, "batch objective"],
+    ideal: float = 3.0,
+    mu: float = 0.1,
+) -> Float[Tensor, " batch"]:
+    """Smooth worst-case score: large only if every weighted shortfall is small.
+
+    s(r) = -mu log sum_i exp(w_i (z - r_i) / mu)
+
+    z: `ideal`, an upper bound of every calibrated reward; mu > 0, in weighted reward units.
+    mu -> 0 gives the hard worst case; large mu blurs the objectives. Raises ValueError if mu <= 0
+    or shapes differ.
+    Source: arXiv 2402.19078, eq. 6, written for maximisation.
+    """
+    _same_shape(rewards, weights)
+    if mu <= 0:
+        raise ValueError(f"`mu` must be positive; got {mu}")
+    return -mu * torch.logsumexp(weights * (ideal - rewards) / mu, dim=1)
+
+
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "chebyshev": ("ideal", "rho"),
+    "smooth_chebyshev": ("ideal", "mu"),
+}
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "linear": linear,
+    "chebyshev": chebyshev,
+    "smooth_chebyshev": smooth_chebyshev,
+}
+
+
+def utility(name: str, params: Mapping[str, float] | None = None) -> Utility:
+    """Return the scalarisation of that name with its parameters bound.
+
+    Raises ValueError for an unknown name or parameter, with the nearest ones.
+    """
+    if name not in _FUNCTIONS:
+        raise ValueError(f"unknown scalarization {name!r}; {nearest(name, _FUNCTIONS)}")
+    given = dict(params or {})
+    for key in given:
+        if key not in PARAMETERS[name]:
+            hint = nearest(key, PARAMETERS[name])
+            raise ValueError(f"{name} has no parameter {key!r}; {hint}")
+    function = _FUNCTIONS[name]
+    return lambda rewards, weights: function(rewards, weights, **given)
+
+
+def utility_gradient(
+    name: str,
+    rewards: Float[Tensor, "batch objective"],
+    weights: Float[Tensor, "batch objective"],
+    **params: float,
+) -> Float[Tensor, "batch objective"]:
+    """Gradient of the utility at a mean reward vector: what each objective's advantage is worth.
+
+    a_k = d s / d r_k at r = `rewards`; constants, no gradient flows through them. For `linear` it
+    is the weight vector itself. With on="mean" the policy follows sum_k a_k A_k, the gradient of
+    the utility of the *expected* reward vector.
+    """
+    if name == "linear":
+        _same_shape(rewards, weights)
+        return weights.detach()
+    with torch.enable_grad():
+        at = rewards.detach().requires_grad_()
+        value = utility(name, params)(at, weights.detach())
+        (gradient,) = torch.autograd.grad(value.sum(), at)
+    return gradient
+
+
+def _same_shape(rewards: Tensor, weights: Tensor) -> None:
+    if rewards.shape != weights.shape or rewards.ndim != 2:
+        raise ValueError(
+            f"`weights` must have the shape of `rewards` [batch, objective] = "
+            f"{list(rewards.shape)}; got {list(weights.shape)}"
+        )

@@ -1,0 +1,1 @@
+"""Scorers of real models and of image statistics, one file a category."""
