@@ -1,0 +1,1 @@
+"""One file an algorithm: a pure loss and its hyperparameters. Their facts import no torch."""
