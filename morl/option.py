@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -61,10 +62,9 @@ def option(
     metadata = {"option": Option(meaning, unit, low, high, above, below, source)}
     # Typed as the default, as dataclasses.field is: the class body reads `steps: int = option(...)`
     if isinstance(default, dict | list):
-        kind = cast("Callable[[], Any]", type(default))
-        factory = kind if not default else lambda: kind(default)  # type: ignore[call-arg]
+        factory = functools.partial(copy.copy, default)  # one object for each configuration
         return cast("T", dataclasses.field(default_factory=factory, metadata=metadata))
-    return cast("T", dataclasses.field(default=default, metadata=metadata))
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option:

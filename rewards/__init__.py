@@ -1,5 +1,15 @@
 """How good is an image? Compose rewards, evaluate them together, hold them to bounds.
 
+>>> from rewards import R, maximize
+>>> objective = maximize(look=0.5 * R("contrast") + R("colorfulness") / 100, tidy=-R("sharpness"))
+>>> print(objective.subject_to(R("saturation") <= 0.6))
+maximize
+  look = 0.5 * contrast + colorfulness / 100
+  tidy = -sharpness
+subject to
+  mean saturation <= 0.6
+by linear(on='mean')
+
 Names are imported when first used: listing and composing rewards costs no import of torch.
 """
 
@@ -8,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rewards.calibration import Calibration as Calibration
+    from rewards.compose import R as R
+    from rewards.compose import ensemble as ensemble
+    from rewards.compose import max_ as max_
+    from rewards.compose import min_ as min_
     from rewards.evaluate import BoundObjective as BoundObjective
-    from rewards.expression import R as R
-    from rewards.expression import ensemble as ensemble
-    from rewards.expression import max_ as max_
-    from rewards.expression import min_ as min_
+    from rewards.facts import RewardFacts as RewardFacts
     from rewards.objective import Objective as Objective
     from rewards.objective import maximize as maximize
     from rewards.panel import Panel as Panel
@@ -24,22 +35,24 @@ if TYPE_CHECKING:
     from rewards.reward import Reward as Reward
     from rewards.reward import Scores as Scores
 
+# No submodule may have one of these names: importing it would replace the name.
 _HOME = {
     "BoundObjective": "evaluate",
     "Calibration": "calibration",
     "ImageBatch": "reward",
     "Objective": "objective",
     "Panel": "panel",
-    "R": "expression",
+    "R": "compose",
     "Reward": "reward",
+    "RewardFacts": "facts",
     "RewardTable": "panel",
     "Scores": "reward",
     "available": "registry",
     "build": "registry",
-    "ensemble": "expression",
-    "max_": "expression",
+    "ensemble": "compose",
+    "max_": "compose",
     "maximize": "objective",
-    "min_": "expression",
+    "min_": "compose",
     "register": "registry",
 }
 __all__ = sorted(_HOME)

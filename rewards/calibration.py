@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewards.errors import CalibrationError
+
+# A spread below this share of the mean is rounding of float32 (6e-8) and not a difference.
+STD_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -47,29 +50,51 @@ class Calibration:
         valid: Bool[Tensor, "batch objective"],
     ) -> Calibration:
         """Mean and unbiased std over valid samples; a reward that never varies is refused."""
-        means, stds = [], []
-        for k, name in enumerate(names):
-            values = rewards[valid[:, k], k].double()
-            if len(values) < 2 or float(values.std()) == 0:
-                raise CalibrationError(
-                    f"reward {name!r} takes one value on {len(values)} images of the base model: "
-                    "it cannot be calibrated, and would teach nothing"
-                )
-            means.append(float(values.mean()))
-            stds.append(float(values.std()))
-        return cls(tuple(names), tuple(means), tuple(stds))
+        found = [moments(name, rewards[:, k], valid[:, k]) for k, name in enumerate(names)]
+        return cls(tuple(names), tuple(mean for mean, _ in found), tuple(std for _, std in found))
 
-    def apply(
-        self, rewards: Float[Tensor, "batch objective"]
-    ) -> Float[Tensor, "batch objective"]:
-        """Return calibrated rewards; gradients pass."""
+    def apply(self, rewards: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch objective"]:
+        """Return calibrated rewards; gradients pass. Raises CalibrationError for other columns."""
+        if rewards.shape[1] != len(self.names):
+            raise CalibrationError(
+                f"`rewards` must have one column for each of {', '.join(self.names)}; got "
+                f"{rewards.shape[1]}"
+            )
         mean = torch.tensor(self.mean, dtype=rewards.dtype, device=rewards.device)
         std = torch.tensor(self.std, dtype=rewards.dtype, device=rewards.device)
         return (rewards - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain form for JSON; `from_dict` reads it back exactly."""
         return {"names": list(self.names), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Calibration:
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read the plain form; raises CalibrationError where a part of it is missing."""
+        missing = [key for key in ("names", "mean", "std") if key not in values]
+        if missing:
+            raise CalibrationError(f"a calibration lacks {', '.join(missing)}")
         return cls(tuple(values["names"]), tuple(values["mean"]), tuple(values["std"]))
+
+
+def moments(
+    name: str, values: Float[Tensor, " batch"], valid: Bool[Tensor, " batch"]
+) -> tuple[float, float]:
+    """Mean and unbiased standard deviation over valid samples, in float64.
+
+    Raises CalibrationError for fewer than two valid samples, and where the values do not vary by
+    more than `STD_FLOOR` of their mean.
+    """
+    seen = values.detach()[valid].double()
+    if len(seen) < 2:
+        raise CalibrationError(
+            f"{name!r} is valid on {len(seen)} of {len(values)} images of the base model; at least "
+            "2 are needed to calibrate it"
+        )
+    mean, std = float(seen.mean()), float(seen.std())
+    if not std > STD_FLOOR * abs(mean):
+        raise CalibrationError(
+            f"{name!r} takes one value, {mean:g}, on {len(seen)} images of the base model: it "
+            "cannot be calibrated, and would teach nothing"
+        )
+    return mean, std

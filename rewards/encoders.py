@@ -1,7 +1,7 @@
 """Frozen image-text towers behind one interface: one forward a batch, one text forward a prompt."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rewards.reward import ImageBatch
 
 
+@runtime_checkable
 class Tower(Protocol):
     """A two-tower network that does its own resizing, normalising and tokenising."""
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from rewards.errors import ExpressionError
+from rewards.errors import ExpressionError, nearest
+from rewards.facts import RewardFacts
+from rewards.registry import UserReward, facts_of
 
 if TYPE_CHECKING:
-    from rewards.registry import UserReward
+    from rewards.reward import Reward
 
 Operator = Literal["+", "-", "*", "/"]
-Combination = Literal["min", "max"]
+Extreme = Literal["min", "max"]
 Sense = Literal["<=", ">="]
-ENSEMBLE_AGGREGATES = ("mean", "min", "mean-std")
+Aggregate = Literal["mean", "min", "mean-std"]
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "mean-std")
 
 
 class Expression:
@@ -48,15 +52,23 @@ class Expression:
     def __neg__(self) -> Expression:
         return Binary("*", Number(-1.0), self)
 
-    def __le__(self, threshold: float) -> Constraint:
-        return Constraint(self, "<=", threshold)
+    def __le__(self, other: Expression | float) -> Constraint:
+        return compare(self, "<=", number(other))
 
-    def __ge__(self, threshold: float) -> Constraint:
-        return Constraint(self, ">=", threshold)
+    def __ge__(self, other: Expression | float) -> Constraint:
+        return compare(self, ">=", number(other))
+
+    def __lt__(self, other: object) -> Constraint:
+        raise ExpressionError(
+            f"{self} < {other}: a constraint is written with <= or >=, and the smaller or larger "
+            "of two rewards with min_() or max_()"
+        )
+
+    __gt__ = __lt__
 
     def clip(self, low: float, high: float) -> Expression:
         """Bound the value to [low, high]; gradients vanish outside."""
-        return Clip(self, float(low), float(high))
+        return Clip(self, number(low), number(high))
 
     def calibrated(self) -> Expression:
         """Centre and scale by the base model's mean and standard deviation, then frozen."""
@@ -81,13 +93,22 @@ class Expression:
 
 @dataclass(frozen=True)
 class Leaf(Expression):
-    """One raw reward, by name or dotted path; `target` is the user's function where it has no path."""
+    """One raw reward, by name or path; `target` is the object itself where R() was given one."""
 
     name: str
-    target: UserReward | None = field(default=None, compare=False, repr=False)
+    target: UserReward | Reward | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def facts(self) -> RewardFacts:
+        """What the reward declares; raises UnknownRewardError where there is none."""
+        return facts_of(self.name) if self.target is None else self.target.facts
 
     def __str__(self) -> str:
-        plain = all(part.isidentifier() for part in self.name.split("."))
+        parts = self.name.split(".")
+        # Python's grammar reads it back, which knows keywords and rewrites some Unicode letters.
+        plain = self.name.isascii() and all(
+            part.isidentifier() and not keyword.iskeyword(part) for part in parts
+        )
         return self.name if plain else f"R({self.name!r})"
 
 
@@ -113,21 +134,36 @@ class Binary(Expression):
     def children(self) -> tuple[Expression, ...]:
         return (self.left, self.right)
 
+    @property
+    def negates(self) -> bool:
+        """Whether this reads as minus the right operand."""
+        scaled = self.operator == "*" and self.left == Number(-1.0)
+        return scaled and not isinstance(self.right, Number)
+
+    @property
+    def binding(self) -> int:
+        """How tightly the printed form holds together: 1 for + and -, 2 for * and /."""
+        return 1 if self.operator in "+-" else 2
+
     def __str__(self) -> str:
-        if self.operator == "*" and self.left == Number(-1.0):
-            return f"-{_inside(self.right, 3)}"
-        level = 1 if self.operator in "+-" else 2
-        # The right operand of - and / needs brackets at its own level: a - (b - c).
-        right = level + (self.operator in "-/")
-        return f"{_inside(self.left, level)} {self.operator} {_inside(self.right, right)}"
+        if self.negates:
+            return f"-{_operand(self.right, 3)}"
+        # A unary minus on the left needs no brackets, and a - b - c is (a - b) - c.
+        negative = isinstance(self.left, Binary) and self.left.negates
+        left = str(self.left) if negative else _operand(self.left, self.binding, leading=True)
+        return f"{left} {self.operator} {_operand(self.right, self.binding + 1)}"
 
 
 @dataclass(frozen=True)
 class Combine(Expression):
-    """The smaller or larger of expressions, sample by sample."""
+    """The smallest or largest of expressions, sample by sample."""
 
-    how: Combination
+    how: Extreme
     parts: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ExpressionError(f"{self.how}() needs at least one expression")
 
     @property
     def children(self) -> tuple[Expression, ...]:
@@ -142,21 +178,27 @@ class Clip(Expression):
     """A value bounded to an interval."""
 
     part: Expression
-    low: float
-    high: float
+    low: Expression
+    high: Expression
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ExpressionError(
-                f"clip needs low < high; got {self.low:g} and {self.high:g} in {self}"
-            )
+        low, high = self.bounds
+        if not low < high:
+            raise ExpressionError(f"clip needs low < high; got {low:g} and {high:g} in {self}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval; raises ExpressionError where an end of it is not a number."""
+        if isinstance(self.low, Number) and isinstance(self.high, Number):
+            return self.low.value, self.high.value
+        raise ExpressionError(f"clip takes an expression and two numbers; got {self}")
 
     @property
     def children(self) -> tuple[Expression, ...]:
         return (self.part,)
 
     def __str__(self) -> str:
-        return f"clip({self.part}, {Number(self.low)}, {Number(self.high)})"
+        return f"clip({self.part}, {self.low}, {self.high})"
 
 
 @dataclass(frozen=True)
@@ -178,18 +220,16 @@ class Ensemble(Expression):
     """Several measures of one thing; their disagreement travels with the value."""
 
     members: tuple[Expression, ...]
-    aggregate: str = "mean"
+    aggregate: Aggregate = "mean"
 
     def __post_init__(self) -> None:
-        if len(self.members) < 2 or len({str(member) for member in self.members}) < 2:
+        if self.aggregate not in AGGREGATES:
+            hint = nearest(str(self.aggregate), AGGREGATES)
+            raise ExpressionError(f"unknown `aggregate` {self.aggregate!r} in {self}; {hint}")
+        if len(self.members) < 2 or len(set(self.members)) < len(self.members):
             raise ExpressionError(
-                f"an ensemble needs at least two different members; got {self}: identical members "
-                "never disagree and protect from nothing"
-            )
-        if self.aggregate not in ENSEMBLE_AGGREGATES:
-            raise ExpressionError(
-                f"`aggregate` must be one of {', '.join(ENSEMBLE_AGGREGATES)}; "
-                f"got {self.aggregate!r}"
+                f"an ensemble needs at least two members, all different; got {self}: equal "
+                "members never disagree and protect from nothing"
             )
 
     @property
@@ -209,34 +249,15 @@ class Constraint:
     sense: Sense
     threshold: float
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.threshold, int | float) or not math.isfinite(self.threshold):
-            raise ExpressionError(
-                f"the threshold of {self.expression} must be a finite number; got {self.threshold}"
-            )
-
-    @property
-    def name(self) -> str:
-        return str(self.expression)
-
     def __str__(self) -> str:
-        return f"{self.expression} {self.sense} {Number(float(self.threshold))}"
+        return f"{self.expression} {self.sense} {Number(self.threshold)}"
+
+    def __bool__(self) -> bool:
+        # Python reads `a <= x <= b` as `(a <= x) and (x <= b)` and would drop the first bound.
+        raise ExpressionError(f"{self} is a constraint, not true or false; write one bound each")
 
 
-def R(reward: Any) -> Leaf:  # noqa: N802 (reads as mathematics)
-    """Refer to a raw reward: its name, a dotted path, or a function under @rewards.register."""
-    from rewards.registry import UserReward
-
-    if isinstance(reward, UserReward):
-        return Leaf(reward.facts.name, reward)
-    if isinstance(reward, str) and reward:
-        return Leaf(reward)
-    raise ExpressionError(
-        f"R() takes a reward's name or a function under @rewards.register; got {reward!r}"
-    )
-
-
-def number(value: Expression | float) -> Expression:
+def number(value: Any) -> Expression:
     """Turn a Python number into a node; expressions pass. Refuses anything that is not finite."""
     if isinstance(value, Expression):
         return value
@@ -245,29 +266,18 @@ def number(value: Expression | float) -> Expression:
     return Number(float(value))
 
 
-def min_(*parts: Expression | float) -> Expression:
-    """The smallest of several expressions, sample by sample."""
-    return Combine("min", tuple(map(number, parts)))
+def compare(left: Expression, sense: Sense, right: Expression) -> Constraint:
+    """Build a constraint; a bound that is itself an expression moves to the left."""
+    if isinstance(right, Number):
+        return Constraint(left, sense, right.value)
+    return Constraint(left - right, sense, 0.0)
 
 
-def max_(*parts: Expression | float) -> Expression:
-    """The largest of several expressions, sample by sample."""
-    return Combine("max", tuple(map(number, parts)))
-
-
-def ensemble(*members: Expression, aggregate: str = "mean") -> Expression:
-    """Several measures of one thing, as z-scores on base images: mean, min or mean-std."""
-    return Ensemble(tuple(map(number, members)), aggregate)
-
-
-def _inside(node: Expression, level: int) -> str:
-    """Print a child, in brackets where it binds less tightly than its place needs."""
-    negative = (isinstance(node, Number) and node.value < 0) or (
-        isinstance(node, Binary) and node.operator == "*" and node.left == Number(-1.0)
-    )
+def _operand(node: Expression, binding: int, *, leading: bool = False) -> str:
+    """Print an operand, in brackets where it holds together less tightly than its place needs."""
     own = 4
     if isinstance(node, Binary):
-        own = 1 if node.operator in "+-" else 2
-    if negative:
-        own = 2 if level < 2 else 0
-    return f"({node})" if own < level else str(node)
+        own = 0 if node.negates else node.binding
+    elif isinstance(node, Number) and node.value < 0 and not leading:
+        own = 0
+    return f"({node})" if own < binding else str(node)

@@ -1,4 +1,4 @@
-"""What a reward declares about itself, without importing torch: listing and checking cost nothing."""
+"""What a reward declares about itself; no torch, so that listing and checking cost nothing."""
 
 from __future__ import annotations
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from rewards.errors import RewardFault
+from rewards.registry import UserReward
 from rewards.reward import ImageBatch, Reward, Scores
-
-if TYPE_CHECKING:
-    from rewards.registry import UserReward
 
 
 class FunctionReward(Reward):
@@ -21,13 +16,17 @@ class FunctionReward(Reward):
         self._function = declared.function
 
     def score(self, batch: ImageBatch) -> Scores:
-        """Return the function's values; raises RewardFault where it returns no tensor."""
+        """Return the function's scores; raises TypeError where it returns none."""
         images = batch.images if self.facts.differentiable else batch.images.detach()
-        values = self._function(images, list(batch.prompts))
-        if not isinstance(values, torch.Tensor):
-            raise RewardFault(
-                f"reward {self.name!r} must return a tensor of shape [{len(batch)}]; got a "
-                f"{type(values).__name__}"
+        found = self._function(images, list(batch.prompts))
+        if isinstance(found, Scores):
+            return found
+        if not isinstance(found, torch.Tensor):
+            raise TypeError(
+                f"it must return a tensor of shape [{len(batch)}]; got a {type(found).__name__}"
             )
-        values = values.float()
-        return Scores(values, torch.ones(values.shape, dtype=torch.bool, device=values.device))
+        if found.shape != (len(batch),):
+            raise ValueError(
+                f"it must return a tensor of shape [{len(batch)}]; got {list(found.shape)}"
+            )
+        return Scores.of(found.float())

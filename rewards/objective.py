@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rewards.errors import ExpressionError, RewardError, nearest
-from rewards.expression import Binary, Constraint, Expression, Leaf, Number
-from rewards.facts import RewardFacts
+from rewards.errors import ExpressionError, UnknownRewardError, nearest
+from rewards.expression import Constraint, Expression, Leaf
 from rewards.parse import parse_constraint, parse_expression
-from rewards.registry import facts_of
+from rewards.problems import constraint_problems, maximized_problems, objective_problems
 
 if TYPE_CHECKING:
     from rewards.evaluate import BoundObjective
+    from rewards.panel import FaultPolicy
 
 On = Literal["mean", "sample"]
-SCALARIZATIONS: dict[str, tuple[str, ...]] = {
-    "linear": (),
-    "chebyshev": ("ideal", "rho"),
-    "smooth_chebyshev": ("ideal", "mu"),
-}
+_KINDS = (
+    ("maximize", Mapping, "mapping"),
+    ("subject_to", Sequence, "list"),
+    ("params", Mapping, "mapping"),
+)
+KEYS = ("maximize", "subject_to", "scalarization", "params", "on", "pessimism")
 
 
 @dataclass(frozen=True)
@@ -30,33 +30,36 @@ class Objective:
 
     `on`: scalarise the expected reward vector ("mean", what a front is) or every sample's
     ("sample"); they differ for anything but linear. `pessimism` >= 0: how many standard deviations
-    of an ensemble are taken from what is maximised and added to what is bounded from above.
-    Immutable: every method returns a new objective.
+    of an ensemble are taken from what is maximised or bounded from below, and added to what is
+    bounded from above. Immutable: every method returns a new objective.
     """
 
     maximized: tuple[tuple[str, Expression], ...]
     constraints: tuple[Constraint, ...] = ()
     scalarization: str = "linear"
-    params: Mapping[str, float] | None = None
+    params: Mapping[str, float] = field(default_factory=dict, hash=False)
     on: On = "mean"
     pessimism: float = 0.0
 
     def subject_to(self, *constraints: Constraint) -> Objective:
-        """Add constraints on raw means, such as `R("unsafe") <= 0.03`."""
+        """Add bounds on mean raw rewards, such as `R("unsafe") <= 0.03`.
+
+        Raises ExpressionError, all problems in one go, for what is no bound or cannot be met.
+        """
         for constraint in constraints:
             if not isinstance(constraint, Constraint):
-                raise ExpressionError(
-                    f'a constraint reads R("name") <= number; got {constraint!r}'
-                )
-        return replace(self, constraints=(*self.constraints, *constraints))
+                raise ExpressionError(f'a constraint reads R("name") <= number; got {constraint!r}')
+        every = (*self.constraints, *constraints)
+        _refuse(list(constraint_problems(every)))
+        return replace(self, constraints=every)
 
     def scalarize(self, name: str, *, on: On = "mean", **params: float) -> Objective:
-        """Choose the scalarisation; its parameters are checked by `problems`."""
-        return replace(self, scalarization=name, on=on, params=params)
+        """Choose the scalarisation and what it is about; raises ExpressionError."""
+        return _sound(replace(self, scalarization=name, on=on, params=params))
 
     def pessimistic(self, pessimism: float) -> Objective:
-        """Optimise the mean minus `pessimism` times the members' disagreement."""
-        return replace(self, pessimism=pessimism)
+        """Count `pessimism` standard deviations of the members' disagreement against the policy."""
+        return _sound(replace(self, pessimism=pessimism))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +68,12 @@ class Objective:
 
     @property
     def constraint_names(self) -> tuple[str, ...]:
-        return tuple(constraint.name for constraint in self.constraints)
+        """Each constraint's expression, or all of it where two bound the same expression."""
+        names = [str(constraint.expression) for constraint in self.constraints]
+        return tuple(
+            name if names.count(name) == 1 else str(constraint)
+            for name, constraint in zip(names, self.constraints, strict=True)
+        )
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -74,7 +82,11 @@ class Objective:
 
     @property
     def leaf_nodes(self) -> tuple[Leaf, ...]:
-        found = {leaf.name: leaf for tree in self.expressions for leaf in tree.leaves()}
+        """All rewards that are read, each once, in order of appearance."""
+        found: dict[str, Leaf] = {}
+        for tree in self.expressions:
+            for leaf in tree.leaves():
+                found.setdefault(leaf.name, leaf)
         return tuple(found.values())
 
     @property
@@ -83,25 +95,35 @@ class Objective:
         return tuple(leaf.name for leaf in self.leaf_nodes)
 
     def undifferentiable(self) -> list[str]:
-        """Rewards without gradients."""
-        return [
-            leaf.name
-            for leaf in self.leaf_nodes
-            if (facts := _facts(leaf)) is not None and not facts.differentiable
-        ]
+        """Known rewards that give no gradient, which algorithms that need one cannot take."""
+
+        def blind(leaf: Leaf) -> bool:
+            try:
+                return not leaf.facts.differentiable
+            except UnknownRewardError:
+                return False  # `problems` reports it
+
+        return [leaf.name for leaf in self.leaf_nodes if blind(leaf)]
 
     def problems(self) -> list[str]:
-        """Everything that makes the objective meaningless, in one go; empty if it is sound."""
-        return list(_problems(self))
+        """Everything that makes the objective meaningless, in one go, each with its key."""
+        return [
+            *maximized_problems(self.maximized),
+            *constraint_problems(self.constraints),
+            *objective_problems(self),
+        ]
 
-    def bind(self, device: str = "cpu", chunk: int | None = None) -> BoundObjective:
+    def bind(
+        self,
+        device: str = "cpu",
+        chunk: int | None = None,
+        on_fault: FaultPolicy = "raise",
+    ) -> BoundObjective:
         """Build every reward once; raises ExpressionError with all `problems`."""
-        problems = self.problems()
-        if problems:
-            raise ExpressionError("\n".join(problems))
+        _refuse(self.problems())
         from rewards.evaluate import BoundObjective
 
-        return BoundObjective(self, device=device, chunk=chunk)
+        return BoundObjective(self, device=device, chunk=chunk, on_fault=on_fault)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form, as in YAML; `from_dict` reads it back."""
@@ -109,32 +131,52 @@ class Objective:
             "maximize": {name: str(expression) for name, expression in self.maximized},
             "subject_to": [str(constraint) for constraint in self.constraints],
             "scalarization": self.scalarization,
-            "params": dict(self.params or {}),
+            "params": dict(self.params),
             "on": self.on,
             "pessimism": self.pessimism,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Objective:
-        """Read the plain form; raises ExpressionError for text that is no expression."""
-        maximized = tuple(
-            (name, parse_expression(str(text))) for name, text in values["maximize"].items()
-        )
+        """Read the plain form; raises ExpressionError for all text that is no expression.
+
+        What reads well but means nothing (an unknown reward, a wrong direction) is left to
+        `problems`.
+        """
+        problems = [f"unknown key {key!r}; {nearest(key, KEYS)}" for key in values.keys() - KEYS]
+        for key, kind, wanted in _KINDS:
+            part = values.get(key)
+            if part is not None and (isinstance(part, str) or not isinstance(part, kind)):
+                _refuse([*problems, f"{key}: must be a {wanted}; got {part!r}"])
+        maximized: list[tuple[str, Expression]] = []
+        for name, text in (values.get("maximize") or {}).items():
+            try:
+                maximized.append((str(name), parse_expression(str(text))))
+            except ExpressionError as error:
+                problems.append(f"maximize.{name}: {error}")
+        constraints: list[Constraint] = []
+        for position, text in enumerate(values.get("subject_to") or ()):
+            try:
+                constraints.append(parse_constraint(str(text)))
+            except ExpressionError as error:
+                problems.append(f"subject_to[{position}]: {error}")
+        _refuse(problems)
         return cls(
-            maximized,
-            tuple(parse_constraint(str(text)) for text in values.get("subject_to", ())),
+            tuple(maximized),
+            tuple(constraints),
             values.get("scalarization", "linear"),
-            dict(values.get("params", {})),
+            dict(values.get("params") or {}),
             values.get("on", "mean"),
-            float(values.get("pessimism", 0.0)),
+            values.get("pessimism", 0.0),
         )
 
     def __str__(self) -> str:
+        width = max((len(name) for name in self.names), default=0)
         lines = ["maximize"]
-        lines += [f"  {name}: {expression}" for name, expression in self.maximized]
+        lines += [f"  {name:{width}} = {expression}" for name, expression in self.maximized]
         if self.constraints:
             lines += ["subject to", *(f"  mean {constraint}" for constraint in self.constraints)]
-        params = "".join(f", {key}={value:g}" for key, value in (self.params or {}).items())
+        params = "".join(f", {key}={value:g}" for key, value in self.params.items())
         lines.append(f"by {self.scalarization}(on={self.on!r}{params})")
         if self.pessimism:
             lines.append(f"pessimism {self.pessimism:g} standard deviations")
@@ -144,106 +186,23 @@ class Objective:
 def maximize(**objectives: Expression) -> Objective:
     """Name what is maximised, in the order of the weight vector.
 
-    Raises ExpressionError, all problems in one go, for something that is no expression and for a
-    lower-is-better reward, showing its negated form.
+    Raises ExpressionError, all problems in one go, for what is no expression, an unknown reward,
+    and a lower-is-better reward, showing its negated form.
     """
-    problems = [
-        f"{name}: an objective is an expression such as R(\"{name}\"); got {expression!r}"
-        for name, expression in objectives.items()
-        if not isinstance(expression, Expression)
-    ]
-    if not problems:
-        built = Objective(tuple(objectives.items()))
-        problems = list(_direction_problems(built)) if objectives else ["maximize() names nothing"]
+    for name, expression in objectives.items():
+        if not isinstance(expression, Expression):
+            raise ExpressionError(
+                f'maximize.{name}: an objective is an expression such as R("{name}"); got '
+                f"{expression!r}"
+            )
+    return _sound(Objective(tuple(objectives.items())))
+
+
+def _sound(objective: Objective) -> Objective:
+    _refuse(objective.problems())
+    return objective
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise ExpressionError("\n".join(problems))
-    return built
-
-
-def _facts(leaf: Leaf) -> RewardFacts | None:
-    if leaf.target is not None:
-        return leaf.target.facts
-    try:
-        return facts_of(leaf.name)
-    except RewardError:
-        return None
-
-
-def _problems(objective: Objective) -> Iterator[str]:
-    if not objective.maximized:
-        yield "maximize: names no objective"
-    for leaf in objective.leaf_nodes:
-        if leaf.target is None:
-            try:
-                facts_of(leaf.name)
-            except RewardError as error:
-                yield str(error)
-    yield from _direction_problems(objective)
-    yield from _constraint_problems(objective.constraints)
-    yield from _scalarization_problems(objective)
-    for name, expression in objective.maximized:
-        if not expression.leaves():
-            yield f"maximize.{name}: {expression} reads no reward"
-    for expression in objective.expressions:
-        for node in expression.walk():
-            if isinstance(node, Binary) and node.operator == "/" and node.right == Number(0.0):
-                yield f"{expression}: divides by zero"
-
-
-def _direction_problems(objective: Objective) -> Iterator[str]:
-    """A bare lower-is-better reward must not be maximised; inside arithmetic the sign is yours."""
-    for name, expression in objective.maximized:
-        if isinstance(expression, Leaf):
-            facts = _facts(expression)
-            if facts is not None and not facts.higher_is_better:
-                yield (
-                    f"maximize.{name}: {expression} is lower-is-better; "
-                    f"write {name}: -{expression}"
-                )
-
-
-def _constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
-    for constraint in constraints:
-        if not constraint.expression.leaves():
-            yield f"subject_to: {constraint} reads no reward"
-        if isinstance(constraint.expression, Leaf):
-            facts = _facts(constraint.expression)
-            if facts is not None and not facts.low <= constraint.threshold <= facts.high:
-                yield (
-                    f"subject_to: {constraint}: the threshold must lie in the reward's range "
-                    f"{facts.low:g} .. {facts.high:g}"
-                )
-    bounds: dict[str, tuple[float, float]] = {}
-    for constraint in constraints:
-        low, high = bounds.get(constraint.name, (-math.inf, math.inf))
-        if constraint.sense == "<=":
-            high = min(high, constraint.threshold)
-        else:
-            low = max(low, constraint.threshold)
-        bounds[constraint.name] = (low, high)
-        if low > high:
-            yield f"subject_to: {constraint.name} can not be both >= {low:g} and <= {high:g}"
-    texts = [str(constraint) for constraint in constraints]
-    for text in sorted({text for text in texts if texts.count(text) > 1}):
-        yield f"subject_to: {text} is written twice"
-
-
-def _scalarization_problems(objective: Objective) -> Iterator[str]:
-    name = objective.scalarization
-    if name not in SCALARIZATIONS:
-        yield f"scalarization: unknown {name!r}; {nearest(name, SCALARIZATIONS)}"
-        return
-    for key, value in (objective.params or {}).items():
-        if key not in SCALARIZATIONS[name]:
-            yield f"scalarization: {name} has no parameter {key!r}; " + nearest(
-                key, SCALARIZATIONS[name]
-            )
-        elif not math.isfinite(value) or (key == "mu" and value <= 0) or (
-            key == "rho" and value < 0
-        ):
-            rule = {"mu": "positive", "rho": "at least 0"}.get(key, "finite")
-            yield f"scalarization: {name}.{key} must be {rule}; got {value}"
-    if objective.on not in ("mean", "sample"):
-        yield f"on: must be 'mean' or 'sample'; got {objective.on!r}"
-    if not math.isfinite(objective.pessimism) or objective.pessimism < 0:
-        yield f"pessimism: must be at least 0; got {objective.pessimism}"

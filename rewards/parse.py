@@ -1,8 +1,10 @@
-"""Text to expression and back: the grammar is what expressions print."""
+"""Text to expression: the grammar is what expressions print."""
 
 from __future__ import annotations
 
 import ast
+import math
+import re
 
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import (
@@ -16,6 +18,7 @@ from rewards.expression import (
     Leaf,
     Number,
     Operator,
+    compare,
 )
 
 _OPERATORS: dict[type[ast.operator], Operator] = {
@@ -25,38 +28,48 @@ _OPERATORS: dict[type[ast.operator], Operator] = {
     ast.Div: "/",
 }
 CALLS = ("R", "min", "max", "clip", "calibrated", "ensemble")
+METHODS = ("clip", "calibrated")
 MAX_CHARACTERS = 4000
+# Every walk over a tree is recursive; this keeps the deepest far from Python's limit of 1000.
+MAX_DEPTH = 100
+# Quoted text stays as it is; a bare path/to/file.py:function elsewhere is one name.
+_FILE_PATH = re.compile(
+    r""""[^"]*"|'[^']*'|(?<![^\s(,*+-])[^\s(),'"*+-][^\s(),'"*+]*\.py:[A-Za-z_]\w*"""
+)
 
 
 def parse_expression(text: str) -> Expression:
     """Read an expression such as `0.5 * pickscore + min(a, b) - clip(c, 0, 1)`.
 
-    A bare name or dotted path is a reward; other names go in R("path/to/file.py:f"). Nothing is
+    A bare name, dotted path or path/to/file.py:function is a reward; any other name goes in
+    R("..."). `clip` and `calibrated` may also be written as methods, as in Python. Nothing is
     evaluated: only names, numbers, + - * / and the calls in `CALLS` exist. Raises ExpressionError
     with the offending part.
     """
-    return _node(_tree(text), text)
+    node = _tree(text)
+    if isinstance(node, ast.Compare):
+        raise ExpressionError(f"{text!r} is a constraint; here an expression is expected")
+    return _node(node, text)
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read `expression <= number` or `expression >= number`."""
+    """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged."""
     node = _tree(text)
-    if not (
-        isinstance(node, ast.Compare)
-        and len(node.ops) == 1
-        and isinstance(node.ops[0], ast.LtE | ast.GtE)
-    ):
-        raise ExpressionError(
-            f"{text!r} is no constraint; write it as `expression <= number` or `>= number`"
-        )
-    threshold = _node(node.comparators[0], text)
-    negative = isinstance(threshold, Binary) and isinstance(threshold.right, Number)
-    if negative and isinstance(threshold, Binary) and threshold.left == Number(-1.0):
-        threshold = Number(-threshold.right.value)  # type: ignore[attr-defined]
-    if not isinstance(threshold, Number):
-        raise ExpressionError(f"{text!r}: the right side of a constraint must be a number")
-    sense = "<=" if isinstance(node.ops[0], ast.LtE) else ">="
-    return Constraint(_node(node.left, text), sense, threshold.value)  # type: ignore[arg-type]
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+        raise _no_constraint(text)
+    at_most = isinstance(node.ops[0], ast.LtE)
+    if not at_most and not isinstance(node.ops[0], ast.GtE):
+        raise _no_constraint(text)
+    left, right = _node(node.left, text), _node(node.comparators[0], text)
+    if isinstance(left, Number):
+        left, right, at_most = right, left, not at_most
+    return compare(left, "<=" if at_most else ">=", right)
+
+
+def _no_constraint(text: str) -> ExpressionError:
+    return ExpressionError(
+        f"{text!r} is no constraint; write it as `expression <= number` or `expression >= number`"
+    )
 
 
 def _tree(text: str) -> ast.expr:
@@ -64,28 +77,41 @@ def _tree(text: str) -> ast.expr:
         raise ExpressionError(
             f"an expression has at most {MAX_CHARACTERS} characters; got {len(text)}"
         )
+    python = _FILE_PATH.sub(_as_call, text.strip())
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(python, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ExpressionError(f"{text!r} is no expression: {error}") from error
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise ExpressionError(f"{text!r} is no expression: {reason}") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise ExpressionError(
+            f"an expression nests at most {MAX_DEPTH} levels deep; {text[:40]!r}... goes deeper"
+        )
+    return tree
+
+
+def _as_call(found: re.Match[str]) -> str:
+    quoted = found[0].startswith(("'", '"'))
+    return found[0] if quoted else f"R({found[0]!r})"
 
 
 def _node(node: ast.expr, text: str) -> Expression:
-    if isinstance(node, ast.Constant):
-        return _number(node, text)
-    if isinstance(node, ast.Name | ast.Attribute):
-        return Leaf(_dotted(node, text))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _node(node.operand, text)
-        if isinstance(inner, Number):
-            return Number(-inner.value)
-        return Binary("*", Number(-1.0), inner)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return Binary(
-            _OPERATORS[type(node.op)], _node(node.left, text), _node(node.right, text)
-        )
-    if isinstance(node, ast.Call):
-        return _call(node, text)
+    match node:
+        case ast.Constant():
+            return _number(node, text)
+        case ast.Name() | ast.Attribute():
+            return Leaf(_dotted(node, text))
+        case ast.UnaryOp(op=ast.USub()):
+            inner = _node(node.operand, text)
+            return Number(-inner.value) if isinstance(inner, Number) else -inner
+        case ast.BinOp() if type(node.op) in _OPERATORS:
+            operator = _OPERATORS[type(node.op)]
+            return Binary(operator, _node(node.left, text), _node(node.right, text))
+        case ast.Call():
+            return _call(node, text)
     raise ExpressionError(
         f"{text!r}: {ast.unparse(node)!r} is not part of an expression; it takes rewards, numbers, "
         f"+ - * / and {', '.join(CALLS)}"
@@ -93,38 +119,58 @@ def _node(node: ast.expr, text: str) -> Expression:
 
 
 def _call(node: ast.Call, text: str) -> Expression:
-    name = _dotted(node.func, text)
+    function, arguments = node.func, node.args
+    if isinstance(function, ast.Attribute) and function.attr in METHODS:
+        name, arguments = function.attr, [function.value, *arguments]
+    else:
+        name = _dotted(function, text)
+        name = {"min_": "min", "max_": "max"}.get(name, name)
     if name not in CALLS:
         raise ExpressionError(f"{text!r}: unknown call {name!r}; {nearest(name, CALLS)}")
+    named = [keyword.arg or "**" for keyword in node.keywords]
+    if named and not (name == "ensemble" and named == ["aggregate"]):
+        raise ExpressionError(f"{text!r}: {name}() takes no {', '.join(named)}")
     if name == "R":
-        if len(node.args) == 1 and isinstance(node.args[0], ast.Constant):
-            return Leaf(str(node.args[0].value))
-        raise ExpressionError(f'{text!r}: R() takes one quoted name, as in R("path/to/file.py:f")')
-    parts = [_node(argument, text) for argument in node.args]
-    named = {keyword.arg: keyword.value for keyword in node.keywords}
-    if named and not (name == "ensemble" and set(named) == {"aggregate"}):
-        raise ExpressionError(f"{text!r}: {name}() takes no {', '.join(map(str, named))}=")
-    if name == "ensemble":
-        aggregate = named.get("aggregate")
-        how = str(aggregate.value) if isinstance(aggregate, ast.Constant) else "mean"
-        return Ensemble(tuple(parts), how)
-    if name == "clip":
-        if len(parts) == 3 and isinstance(parts[1], Number) and isinstance(parts[2], Number):
-            return Clip(parts[0], parts[1].value, parts[2].value)
-        raise ExpressionError(f"{text!r}: clip() takes an expression and two numbers")
-    if name == "calibrated":
-        if len(parts) == 1:
-            return Calibrated(parts[0])
-        raise ExpressionError(f"{text!r}: calibrated() takes one expression")
-    if not parts:
-        raise ExpressionError(f"{text!r}: {name}() needs at least one expression")
-    return Combine("min" if name == "min" else "max", tuple(parts))
+        return Leaf(_quoted(arguments, 'R() takes one quoted name, as in R("file.py:f")', text))
+    parts = tuple(_node(argument, text) for argument in arguments)
+    counts = {"clip": 3, "calibrated": 1}
+    if name in counts and len(parts) != counts[name]:
+        raise ExpressionError(
+            f"{text!r}: {name}() takes {counts[name]} arguments; got {len(parts)}"
+        )
+    match name:
+        case "clip":
+            return Clip(*parts)
+        case "calibrated":
+            return Calibrated(*parts)
+        case "ensemble" if named:
+            rule = '`aggregate` is quoted, as in aggregate="min"'
+            how = _quoted([node.keywords[0].value], rule, text)
+            return Ensemble(parts, how)  # type: ignore[arg-type] # checked by Ensemble
+        case "ensemble":
+            return Ensemble(parts)
+    return Combine("min" if name == "min" else "max", parts)
+
+
+def _quoted(nodes: list[ast.expr], rule: str, text: str) -> str:
+    match nodes:
+        case [ast.Constant(value=str() as value)] if value:
+            return value
+    raise ExpressionError(f"{text!r}: {rule}")
 
 
 def _number(node: ast.Constant, text: str) -> Number:
-    if isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return Number(float(node.value))
-    raise ExpressionError(f"{text!r}: {node.value!r} is not a number; a reward's name has no quotes")
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise ExpressionError(
+            f"{text!r}: {node.value!r} is not a number; a quoted name goes in R(...)"
+        )
+    try:
+        value = float(node.value)
+    except OverflowError:  # an integer of hundreds of digits
+        value = math.inf
+    if not math.isfinite(value):
+        raise ExpressionError(f"{text!r}: {ast.unparse(node)[:40]} is too large for a number")
+    return Number(value)
 
 
 def _dotted(node: ast.expr, text: str) -> str:

@@ -1,25 +1,29 @@
-"""Find a reward by name: the built-in table, entry points, and a user's own function."""
+"""Find a reward by name: table, user's own, entry points, paths. Imports no torch by itself."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cache, update_wrapper
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, overload
 
 from rewards.errors import UnknownRewardError, nearest
 from rewards.facts import CATEGORIES, Category, RewardFacts
 from rewards.facts_table import FACTS
+from rewards.user_code import import_object, is_path
 
 if TYPE_CHECKING:
     from rewards.reward import Reward
 
 ENTRY_POINT_GROUP = "morl.rewards"
-_REGISTERED: dict[str, UserReward] = {}
+
+
+class BrokenEntryPointWarning(UserWarning):
+    """An installed package announces a reward that cannot be imported."""
 
 
 class UserReward:
@@ -31,12 +35,36 @@ class UserReward:
     def __init__(self, function: Callable[..., Any], facts: RewardFacts) -> None:
         self.function = function
         self.facts = facts
-        self.__doc__ = function.__doc__
+        update_wrapper(self, function)
 
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A reward of whatever kind, under the name it was asked for."""
+
+    facts: RewardFacts
+    build: Callable[[str], Reward]
+
+
+_REGISTERED: dict[str, UserReward] = {}
+
+
+@overload
+def register(function: Callable[..., Any]) -> UserReward: ...
+@overload
+def register(
+    *,
+    name: str | None = None,
+    category: Category = "quality",
+    low: float = ...,
+    high: float = ...,
+    higher_is_better: bool = True,
+    differentiable: bool = False,
+    summary: str = "",
+) -> Callable[[Callable[..., Any]], UserReward]: ...
 def register(
     function: Callable[..., Any] | None = None,
     *,
@@ -50,32 +78,34 @@ def register(
 ) -> Any:
     """Declare a function of (images [B,3,H,W] in [0,1], prompts) as a reward.
 
-    With `name` it is registered under that name; without, it goes by `module.function`, which is
-    also how a YAML file names it. Raises ValueError for an unknown category, a taken name, or
-    bounds in the wrong order.
+    The function returns a tensor [B], or `Scores` where it does not apply to every prompt. With
+    `name` it is registered under that name; without, it goes by `module.function`, which is also
+    how a YAML file names it. `summary` defaults to the first line of its docstring. Raises
+    ValueError for an unknown category, a taken name, or bounds in the wrong order.
     """
     if category not in CATEGORIES:
-        raise ValueError(f"`category` {category!r} does not exist; {nearest(category, CATEGORIES)}")
+        raise ValueError(f"unknown `category` {category!r}; {nearest(category, CATEGORIES)}")
     if not low < high:
         raise ValueError(f"`low` must be below `high`; got {low:g} and {high:g}")
 
     def declare(plain: Callable[..., Any]) -> UserReward:
-        doc = (plain.__doc__ or "").strip().splitlines()
+        own = f"{plain.__module__}.{plain.__qualname__}"
         facts = RewardFacts(
-            name=name or f"{plain.__module__}.{plain.__qualname__}",
+            name=name or own,
             category=category,
-            summary=summary or (doc[0] if doc else ""),
+            summary=summary or next(iter((plain.__doc__ or "").strip().splitlines()), ""),
             low=low,
             high=high,
             higher_is_better=higher_is_better,
             differentiable=differentiable,
-            licence="yours",
+            licence="not stated",
+            source=f"{plain.__module__}:{plain.__qualname__}",
         )
         declared = UserReward(plain, facts)
         if name is not None:
-            known = _REGISTERED.get(name)
-            again = known is not None and known.function.__qualname__ == plain.__qualname__
-            if name in FACTS or (known is not None and not again):
+            # The same function again is a notebook cell that runs twice.
+            taken = name in _REGISTERED and _REGISTERED[name].facts.source != facts.source
+            if name in FACTS or taken:
                 raise ValueError(f"a reward named {name!r} exists already; choose another `name`")
             _REGISTERED[name] = declared
         return declared
@@ -84,87 +114,85 @@ def register(
 
 
 def available() -> dict[str, RewardFacts]:
-    """Facts of every reward that can be built by name; imports no scorer."""
+    """Facts of every reward that has a name: the table, the registered, the entry points.
+
+    The table costs no import; an entry point that does not load is warned about and left out.
+    """
     found = {**FACTS, **{name: own.facts for name, own in _REGISTERED.items()}}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name not in found:
-            loaded = entry.load()
-            if isinstance(loaded, UserReward):
-                found[entry.name] = loaded.facts
+    for name in _announced(tuple(sys.path)):
+        if name in found:
+            continue
+        try:
+            found[name] = _find(name).facts
+        except UnknownRewardError as error:
+            warnings.warn(str(error), BrokenEntryPointWarning, stacklevel=2)
     return found
 
 
 def facts_of(name: str) -> RewardFacts:
-    """Facts of one reward by name or dotted path; an unknown one raises UnknownRewardError."""
-    if name in FACTS:
-        return FACTS[name]
-    return _user_reward(name).facts
+    """Facts of one reward by name or path; raises UnknownRewardError with the nearest names."""
+    return _find(name).facts
 
 
 def build(name: str, device: str = "cpu") -> Reward:
-    """Build the scorer of one reward; what it needs is imported and loaded now."""
+    """Build the scorer of one reward; what it needs is imported and loaded now.
+
+    `name`: a name of `available()`, a dotted path `package.module.attribute` that is importable
+    from the working directory, or `path/to/file.py:attribute`. Raises UnknownRewardError.
+    """
+    return _find(name).build(device)
+
+
+def _find(name: str) -> _Found:
     if name in FACTS:
-        module, _, attribute = FACTS[name].source.partition(":")
-        built: Reward = getattr(importlib.import_module(module), attribute)(device=device)
-        return built
-    from rewards.function_reward import FunctionReward
-
-    return FunctionReward(_user_reward(name))
-
-
-def _user_reward(name: str) -> UserReward:
+        return _of_table(FACTS[name])
     if name in _REGISTERED:
-        return _REGISTERED[name]
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return _as_user_reward(entry.load(), name)
-    if ":" in name or "." in name:
-        return _as_user_reward(_import_path(name), name)
+        return _of_object(_REGISTERED[name], name)
+    announced = _announced(tuple(sys.path))
+    if name in announced:
+        return _of_object(import_object(announced[name].value, name), name)
+    if is_path(name):
+        return _of_object(import_object(name, name), name)
     raise UnknownRewardError(f"unknown reward {name!r}; {nearest(name, available())}")
 
 
-def _as_user_reward(found: object, name: str) -> UserReward:
+@cache
+def _announced(search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Entry points by name, kept for a search path: facts are asked for at every step."""
+    del search_path  # what `entry_points` reads
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _of_table(facts: RewardFacts) -> _Found:
+    def build(device: str) -> Reward:
+        module, _, attribute = facts.source.partition(":")
+        built: Reward = getattr(importlib.import_module(module), attribute)(device=device)
+        return built
+
+    return _Found(facts, build)
+
+
+def _of_object(found: object, name: str) -> _Found:
+    """Accept a registered function, the facts of a table row, a Reward, or a class of Rewards."""
+    if isinstance(found, RewardFacts):
+        return _of_table(replace(found, name=name))
     if isinstance(found, UserReward):
-        # The name that an expression uses is the name of its column.
-        return UserReward(found.function, replace(found.facts, name=name))
+        named = UserReward(found.function, replace(found.facts, name=name))
+        return _Found(named.facts, lambda device: _of_function(named))
+    from rewards.reward import Reward
+
+    if isinstance(found, Reward):
+        instance = found
+        return _Found(replace(found.facts, name=name), lambda device: instance)
+    if isinstance(found, type) and issubclass(found, Reward):
+        kind: Any = found
+        return _Found(replace(kind.facts, name=name), lambda device: kind(device=device))
     raise UnknownRewardError(
-        f"{name!r} is a {type(found).__name__}, not a reward; put @rewards.register above it"
+        f"{name!r} is a {type(found).__name__}, not a reward; put @rewards.register(...) above it"
     )
 
 
-def _import_path(name: str) -> object:
-    """Import `package.module.function`, or `path/to/file.py:function`, also from here."""
-    place, _, attribute = name.rpartition(":") if ":" in name else name.rpartition(".")
-    if place.endswith(".py"):
-        module = _load_file(Path(place), name)
-    else:
-        here = str(Path.cwd())
-        sys.path.insert(0, here)
-        try:
-            module = importlib.import_module(place)
-        except ImportError as error:
-            raise UnknownRewardError(
-                f"reward {name!r}: cannot import {place!r} ({error}); a dotted path is looked for "
-                f"in {here} and among installed packages"
-            ) from error
-        finally:
-            sys.path.remove(here)
-    members = vars(module)
-    if attribute not in members:
-        known = [key for key, value in members.items() if isinstance(value, UserReward)]
-        raise UnknownRewardError(f"{place} has no {attribute!r}; {nearest(attribute, known)}")
-    return members[attribute]
+def _of_function(declared: UserReward) -> Reward:
+    from rewards.function_reward import FunctionReward
 
-
-def _load_file(path: Path, name: str) -> object:
-    if not path.is_file():
-        raise UnknownRewardError(f"reward {name!r}: no file {path.absolute()}")
-    key = f"rewards_file_{path.absolute()}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        if spec is None or spec.loader is None:
-            raise UnknownRewardError(f"reward {name!r}: {path} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[key] = module
-    return sys.modules[key]
+    return FunctionReward(declared)

@@ -34,6 +34,11 @@ class Scores:
         """Wrap values that apply to every sample."""
         return cls(values, torch.ones(values.shape, dtype=torch.bool, device=values.device))
 
+    @property
+    def disagreement(self) -> Float[Tensor, " batch"]:
+        """The members' disagreement; 0 where the reward has no ensemble."""
+        return torch.zeros_like(self.values) if self.std is None else self.std
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -54,11 +59,19 @@ class ImageBatch:
             raise ValueError(
                 f"`images` must have shape [batch, 3, height, width]; got {list(self.images.shape)}"
             )
-        if len(self.prompts) != self.images.shape[0]:
+        count = self.images.shape[0]
+        if not count:
+            raise ValueError("`images` must hold at least one image")
+        if len(self.prompts) != count:
             raise ValueError(
                 f"`prompts` must name one prompt an image: got {len(self.prompts)} prompts "
-                f"for {self.images.shape[0]} images"
+                f"for {count} images"
             )
+        for name, entries in (("metadata", self.metadata), ("group", self.group)):
+            if entries is not None and len(entries) != count:
+                raise ValueError(
+                    f"`{name}` must have one entry an image: got {len(entries)} for {count}"
+                )
 
     def __len__(self) -> int:
         return self.images.shape[0]

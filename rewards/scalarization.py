@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rewards.errors import nearest
+from rewards.scalarization_facts import SCALARIZATIONS, scalarization_problems
 
 Utility = Callable[
     [Float[Tensor, "batch objective"], Float[Tensor, "batch objective"]], Float[Tensor, " batch"]
 ]
+_CHEBYSHEV = SCALARIZATIONS["chebyshev"].parameters
+_SMOOTH = SCALARIZATIONS["smooth_chebyshev"].parameters
 
 
 def linear(
@@ -32,8 +34,8 @@ def linear(
 def chebyshev(
     rewards: Float[Tensor, "batch objective"],
     weights: Float[Tensor, "batch objective"],
-    ideal: float = 3.0,
-    rho: float = 0.0,
+    ideal: float = _CHEBYSHEV["ideal"].default,
+    rho: float = _CHEBYSHEV["rho"].default,
 ) -> Float[Tensor, " batch"]:
     """Minus the largest weighted shortfall from the ideal point, augmented by their sum.
 
@@ -45,7 +47,7 @@ def chebyshev(
     Source: Steuer and Choo, Math. Program. 26, 1983.
     """
     _same_shape(rewards, weights)
-    if rho < 0:
+    if not rho >= 0:
         raise ValueError(f"`rho` must be at least 0; got {rho}")
     shortfall = weights * (ideal - rewards)
     return -shortfall.amax(dim=1) - rho * shortfall.sum(dim=1)
@@ -54,8 +56,8 @@ def chebyshev(
 def smooth_chebyshev(
     rewards: Float[Tensor, "batch objective"],
     weights: Float[Tensor, "batch objective"],
-    ideal: float = 3.0,
-    mu: float = 0.1,
+    ideal: float = _SMOOTH["ideal"].default,
+    mu: float = _SMOOTH["mu"].default,
 ) -> Float[Tensor, " batch"]:
     """Smooth worst-case score: large only if every weighted shortfall is small.
 
@@ -64,19 +66,14 @@ def smooth_chebyshev(
     z: `ideal`, an upper bound of every calibrated reward; mu > 0, in weighted reward units.
     mu -> 0 gives the hard worst case; large mu blurs the objectives. Raises ValueError if mu <= 0
     or shapes differ.
-    Source: arXiv 2402.19078, eq. 6, written for maximisation.
+    Source: arXiv 2402.19078, written for maximisation.
     """
     _same_shape(rewards, weights)
-    if mu <= 0:
+    if not mu > 0:
         raise ValueError(f"`mu` must be positive; got {mu}")
     return -mu * torch.logsumexp(weights * (ideal - rewards) / mu, dim=1)
 
 
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "linear": (),
-    "chebyshev": ("ideal", "rho"),
-    "smooth_chebyshev": ("ideal", "mu"),
-}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "linear": linear,
     "chebyshev": chebyshev,
@@ -87,15 +84,13 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 def utility(name: str, params: Mapping[str, float] | None = None) -> Utility:
     """Return the scalarisation of that name with its parameters bound.
 
-    Raises ValueError for an unknown name or parameter, with the nearest ones.
+    Raises ValueError for an unknown name or parameter, with the nearest ones, and for values that
+    a parameter cannot take.
     """
-    if name not in _FUNCTIONS:
-        raise ValueError(f"unknown scalarization {name!r}; {nearest(name, _FUNCTIONS)}")
     given = dict(params or {})
-    for key in given:
-        if key not in PARAMETERS[name]:
-            hint = nearest(key, PARAMETERS[name])
-            raise ValueError(f"{name} has no parameter {key!r}; {hint}")
+    problems = list(scalarization_problems(name, given))
+    if problems:
+        raise ValueError("; ".join(f"scalarization: {problem}" for problem in problems))
     function = _FUNCTIONS[name]
     return lambda rewards, weights: function(rewards, weights, **given)
 

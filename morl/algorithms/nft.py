@@ -26,7 +26,8 @@ def nft_loss(
 
     x+ = x_old + beta (x_theta - x_old),  x- = x_old - beta (x_theta - x_old)
     r = clip(1/2 + A / (2 A_max), 0, 1)
-    L = mean_i [ r |x+ - x0|^2 / m+ + (1 - r) |x- - x0|^2 / m- ] A_max / beta + kl_coef |x_theta - x_ref|^2
+    L = A_max / beta mean_i [ r |x+ - x0|^2 / m+ + (1 - r) |x- - x0|^2 / m- ]
+        + kl_coef mean_i |x_theta - x_ref|^2
 
     x0: `terms.target`; x_theta, x_old, x_ref: predictions of the clean latents [B,...]; |.|^2 is
     the mean over elements; m+- = stopped mean |x+- - x0| >= 1e-5 (self-normalisation); A:

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
 
-Points = NDArray[np.float64]
+Points = Float[np.ndarray, "point objective"]
+"""Mean reward vectors [N,K], one row a weight vector."""
 
 
-def non_dominated(points: Points, tolerance: Points | float = 0.0) -> NDArray[np.bool_]:
-    """Mask of the points that no other point beats by more than the tolerance.
+def non_dominated(
+    points: Points, tolerance: Float[np.ndarray, "..."] | float = 0.0
+) -> Bool[np.ndarray, " point"]:
+    """Mark the points that no other point beats by more than the tolerance.
 
     i is dominated iff some j has p_jk >= p_ik for all k and p_jk > p_ik + e_k for some k
 
-    p: `points` [N,K], maximised; e: `tolerance`, one number or [K], >= 0, in the points' units
-    (one standard error, say). Duplicates do not dominate each other. Raises ValueError for NaN.
+    p: `points` [N,K], maximised; e: `tolerance` >= 0 in the units of the points: one number, one
+    for each objective [K], or one for each pair j, i [N,N,K] (a paired standard error). Duplicates
+    do not dominate each other. Misleading with a large tolerance: every point then survives.
+    Raises ValueError for empty or non-finite points and for a negative tolerance.
+    Source: Pareto dominance; pareto front tolerance as additive epsilon dominance, Laumanns et al.,
+    Evol. Comput. 10(3), 2002, in the one clearly better objective alone.
     """
     values = checked(points)
+    slack = np.asarray(tolerance, dtype=np.float64)
+    if not (slack >= 0).all():
+        raise ValueError(f"`tolerance` must be at least 0; got {float(slack.min())}")
     at_least = (values[:, None] >= values[None]).all(axis=2)
-    clearly = (values[:, None] > values[None] + np.asarray(tolerance)).any(axis=2)
-    return ~(at_least & clearly).any(axis=0)
+    clearly = (values[:, None] > values[None] + slack).any(axis=2)
+    free: Bool[np.ndarray, " point"] = ~(at_least & clearly).any(axis=0)
+    return free
 
 
-def non_dominated_share(points: Points, tolerance: Points | float = 0.0) -> float:
-    """Share of the points that are not dominated; misleading when all points coincide (1.0)."""
+def non_dominated_share(
+    points: Points, tolerance: Float[np.ndarray, "..."] | float = 0.0
+) -> float:
+    """Share of the points that are not dominated, in (0, 1].
+
+    Misleading when all points coincide: a slider that does nothing has share 1 (see `spans`).
+    """
     return float(non_dominated(points, tolerance).mean())
 
 
 def checked(points: Points) -> Points:
-    """Points as a finite fp64 matrix [N,K]; raises ValueError, naming the first bad row."""
-    values = np.asarray(points, dtype=np.float64)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"`points` must have shape [point, objective]; got {list(values.shape)}")
-    bad = ~np.isfinite(values).all(axis=1)
+    """Return the points; raises ValueError where they are none, or naming the first bad row."""
+    if 0 in points.shape:
+        raise ValueError(f"`points` must hold at least one number; got shape {list(points.shape)}")
+    bad = ~np.isfinite(points).all(axis=1)
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"`points` must be finite; row {row} is {values[row].tolist()}")
-    return values
+        raise ValueError(f"`points` must be finite; row {row} is {points[row].tolist()}")
+    return points

@@ -2,105 +2,117 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float
 
+from morl.fronts.dominance import Points, non_dominated_share
 from morl.fronts.indicators import (
     FrontConstants,
+    controllability,
+    edges,
+    hypervolume,
+    spans,
+    split_half_hypervolume,
+)
+from morl.fronts.intervals import bootstrap, resampling, standard_error
+from morl.fronts.utility import (
     delivered_utility,
     expected_utility,
-    hypervolume,
+    grid_users,
     own_weight_share,
-    span,
+    steering_gap,
 )
-from morl.fronts.dominance import non_dominated_share
-from morl.fronts.intervals import bootstrap_interval
 
 FORMAT = 1
+REPLICATES = 500  # enough for two digits of a 95 % interval in a report
 
 
 @dataclass(frozen=True)
 class Front:
-    """Rewards in one space (the trained proxies, or the held-out measures).
+    """Rewards in one space (the trained proxies, or the measures that never trained).
 
     names: objectives [K]; weights [N,K]; samples [N,P,K]: image i of every weight vector has the
     same prompt and noise, so that differences are paired; base [P,K]: the base model on the same
-    prompts and noise; constants: axis ends.
+    prompts and noise; groups [P]: number of each image's prompt; constants: axis ends.
     """
 
     space: str
     names: tuple[str, ...]
-    weights: NDArray[np.float64]
-    samples: NDArray[np.float64]
-    base: NDArray[np.float64]
+    weights: Float[np.ndarray, "point objective"]
+    samples: Float[np.ndarray, "point prompt objective"]
+    base: Float[np.ndarray, "prompt objective"]
+    groups: tuple[int, ...]
     constants: FrontConstants
 
     @property
-    def mean(self) -> NDArray[np.float64]:
+    def mean(self) -> Points:
         """Mean reward vector at each weight vector, [N,K]."""
-        mean: NDArray[np.float64] = self.samples.mean(axis=1)
+        mean: Points = self.samples.mean(axis=1)
         return mean
 
     @property
-    def standard_error(self) -> NDArray[np.float64]:
+    def standard_error(self) -> Points:
         """Standard error of each mean, [N,K]."""
-        count = self.samples.shape[1]
-        error: NDArray[np.float64] = self.samples.std(axis=1, ddof=1) / np.sqrt(count)
-        return error
+        return standard_error(self.samples, self.groups)
 
-    def summary(self, replicates: int = 500) -> dict[str, Any]:
-        """Indicators of the front with 95 % intervals over prompts."""
+    def summary(self, seed: int = 0) -> dict[str, Any]:
+        """Indicators of the front; intervals are 95 % over prompts, for this one training run."""
         points = self.constants.normalise(self.mean)
-        # [1,P,N,K]: one training seed, prompts resampled, weights kept together.
-        stacked = self.samples.transpose(1, 0, 2)[None]
+        users = grid_users(self.weights)
+        drawn = resampling(np.random.default_rng(seed), 1, self.groups, REPLICATES)
 
-        def at(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-            return self.constants.normalise(samples.mean(axis=(0, 1)))
+        def interval(statistic: Callable[[Points], float]) -> dict[str, float]:
+            normal = self.constants.normalise
+            found = bootstrap(self.samples[None], lambda mean: statistic(normal(mean)), drawn)
+            return asdict(found.interval())
 
-        def interval(value: float, statistic: Any) -> dict[str, float]:
-            low, high = bootstrap_interval(stacked, statistic, replicates=replicates)
-            return {"value": value, "low": low, "high": high}
-
-        step = np.abs(self.weights[:, None] - self.weights[None]).sum(axis=2)
-        reach = float(step[step > 0].min()) if (step > 0).any() else 0.0
+        paths = {edge: self.mean[rows] for edge, rows in edges(self.weights).items()}
         return {
-            "hypervolume": interval(hypervolume(points), lambda s: hypervolume(at(s))),
-            "delivered_utility": interval(
-                delivered_utility(points, self.weights),
-                lambda s: delivered_utility(at(s), self.weights),
-            ),
-            "expected_utility": expected_utility(points, self.weights),
-            "steering_gap": expected_utility(points, self.weights)
-            - delivered_utility(points, self.weights),
-            "own_weight_share": own_weight_share(points, self.weights, reach),
-            "non_dominated_share": non_dominated_share(
-                self.mean, self.standard_error.mean(axis=0)
-            ),
-            "span": dict(zip(self.names, span(points), strict=True)),
+            "hypervolume": interval(hypervolume),
+            "split_half_hypervolume": split_half_hypervolume(self.samples, self.constants),
             "base_hypervolume": hypervolume(self.constants.normalise(self.base.mean(axis=0))[None]),
+            "delivered_utility": interval(lambda mean: delivered_utility(mean, users)),
+            "base_utility": float(
+                (self.weights @ self.constants.normalise(self.base.mean(axis=0))).mean()
+            ),
+            "expected_utility": expected_utility(points, users),
+            "steering_gap": steering_gap(points, users),
+            "own_weight_share": own_weight_share(points, self.weights),
+            "non_dominated_share": non_dominated_share(self.mean, self.standard_error.mean(axis=0)),
+            "spans": dict(zip(self.names, spans(points), strict=True)),
+            "grid_controllability": dict(
+                zip(self.names, controllability(paths, len(self.names)), strict=True)
+            )
+            if paths
+            else {},
         }
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain form; `from_dict` reads it back."""
         return {
             "space": self.space,
             "names": list(self.names),
             "weights": self.weights.tolist(),
             "samples": np.round(self.samples, 6).tolist(),
             "base": np.round(self.base, 6).tolist(),
+            "groups": list(self.groups),
             "nadir": list(self.constants.nadir),
             "ideal": list(self.constants.ideal),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Front:
+        """Read what `to_dict` wrote."""
         return cls(
             values["space"],
             tuple(values["names"]),
             np.asarray(values["weights"], dtype=np.float64),
             np.asarray(values["samples"], dtype=np.float64),
             np.asarray(values["base"], dtype=np.float64),
+            tuple(values["groups"]),
             FrontConstants(tuple(values["nadir"]), tuple(values["ideal"])),
         )

@@ -1,42 +1,52 @@
-"""Numbers that judge a front or a slider. All rewards are maximised and normalised by constants.
-
-Source of the definitions: expected utility of Zintgraf et al. 2015 and morl-baselines; hypervolume
-of Zitzler and Thiele 1999 by moocore; the delivered forms ask for what the user gets at the weight
-vector that was set, not for the best point of the set.
-"""
+"""Numbers that judge a front as a set, and a slider along its edges; all rewards are maximised."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import moocore
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from jaxtyping import Float
 
-from morl.fronts.dominance import Points, checked
+from morl.fronts.dominance import Points, checked, non_dominated
+
+Edge = tuple[int, int]
+"""An edge of the simplex: from the vertex of one objective to that of another."""
+LEAST_PATH = 3  # two points are in one order or the other: their rank correlation is always +-1
+ON_EDGE = 1e-6  # weights this small count as zero
 
 
 @dataclass(frozen=True)
 class FrontConstants:
     """Fixed ends of each reward axis, frozen before any method is judged.
 
-    u_k = (r_k - nadir_k) / (ideal_k - nadir_k);  nadir: base mean minus one base standard
-    deviation; ideal: a measured attainable value. Raises ValueError unless ideal > nadir.
+    u_k = (r_k - nadir_k) / (ideal_k - nadir_k)
+
+    nadir [K]: the base model's mean minus one of its standard deviations; ideal [K]: a measured
+    attainable value; both in raw reward units. Constants fitted to the methods under comparison
+    mislead: each method then moves the scale that the others are judged on.
+    Raises ValueError unless ideal > nadir for every objective.
     """
 
     nadir: tuple[float, ...]
     ideal: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if len(self.nadir) != len(self.ideal):
+            raise ValueError(
+                f"nadir and ideal must be as long; got {len(self.nadir)} and {len(self.ideal)}"
+            )
         for k, (low, high) in enumerate(zip(self.nadir, self.ideal, strict=True)):
             if not high > low:
                 raise ValueError(f"ideal must exceed nadir; objective {k} has {high} and {low}")
 
-    def normalise(self, points: Points) -> Points:
-        """Points in units in which nadir is 0 and ideal is 1."""
+    def normalise(self, points: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "... k"]:
+        """Points in units in which nadir is 0 and ideal is 1; beyond them in proportion."""
         low, high = np.asarray(self.nadir), np.asarray(self.ideal)
-        normal: Points = (np.asarray(points, dtype=np.float64) - low) / (high - low)
+        normal: Float[np.ndarray, "... k"] = (points - low) / (high - low)
         return normal
 
 
@@ -45,86 +55,125 @@ def hypervolume(normalised: Points) -> float:
 
     HV = Lebesgue(union_i [0, u_i]);  points below the nadir count with 0 there
 
-    u: `normalised` [N,K]. Misleading when read as the quality of the slider: a set can be good
-    while no weight vector leads where it says; and the maximum over noisy points is inflated.
+    u: `normalised` [N,K]; points beyond the ideal count in full, so HV can exceed 1. Misleading
+    when read as the quality of a slider: a set can be good although no weight vector leads where
+    it says; when methods have different numbers of points; and over noisy points, whose union is
+    inflated (see `split_half_hypervolume`).
+    Source: Zitzler and Thiele, IEEE Trans. Evol. Comput. 3(4), 1999; computed by moocore.
     """
     clipped = np.clip(checked(normalised), 0.0, None)
     return float(moocore.hypervolume(clipped, ref=np.zeros(clipped.shape[1]), maximise=True))
 
 
-def delivered_utility(normalised: Points, weights: Points) -> float:
-    """Mean over weight vectors of what the user gets at the vector that was set.
-
-    DU = mean_v v . u(v)
-
-    u: `normalised` [N,K], row i measured at v = `weights` [N,K] row i. No maximum is taken, so
-    noise does not inflate it. Misleading when the weights cover only part of the simplex.
-    """
-    return float((checked(normalised) * checked(weights)).sum(axis=1).mean())
-
-
-def expected_utility(normalised: Points, weights: Points) -> float:
-    """Mean over weight vectors of the best point of the set: what an oracle would pick.
-
-    EU = mean_v max_i v . u_i.  Misleading where the user cannot search: see delivered_utility.
-    """
-    return float((checked(weights) @ checked(normalised).T).max(axis=1).mean())
-
-
-def steering_gap(normalised: Points, weights: Points) -> float:
-    """What is lost because the slider does not pick its own best point; 0 is ideal, never below."""
-    return expected_utility(normalised, weights) - delivered_utility(normalised, weights)
-
-
-def own_weight_share(normalised: Points, weights: Points, reach: float) -> float:
-    """Share of weight vectors whose best point lies within `reach` (L1) of themselves."""
-    w = checked(weights)
-    best = (w @ checked(normalised).T).argmax(axis=1)
-    return float((np.abs(w[best] - w).sum(axis=1) <= reach + 1e-9).mean())
-
-
-def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Rank correlation, 0 where one side is constant (a slider that moves nothing)."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    return float(spearmanr(x, y).statistic)
-
-
-def controllability(paths: dict[tuple[int, int], Points], objectives: int) -> list[float]:
-    """Spearman between w_k and reward k on edge paths; the lower of an objective's edges.
-
-    paths[i, j]: mean rewards [P,K] on the path from vertex i (first row) to vertex j. Reward i must
-    fall and reward j must rise along it. Misleading with few points: 7 points have 5,040 orders.
-    """
-    worst = [1.0] * objectives
-    for (i, j), rewards in paths.items():
-        along = np.linspace(0.0, 1.0, len(checked(rewards)))
-        worst[j] = min(worst[j], spearman(along, rewards[:, j]))
-        worst[i] = min(worst[i], spearman(1.0 - along, rewards[:, i]))
-    return worst
-
-
-def monotonicity_violation(
-    rewards: NDArray[np.float64], tolerance: NDArray[np.float64] | float = 0.0
+def split_half_hypervolume(
+    samples: Float[np.ndarray, "point prompt objective"], constants: FrontConstants
 ) -> float:
-    """Share of pairs along a path that run the wrong way by more than the tolerance.
+    """Hypervolume whose points are chosen on one half of the prompts and judged on the other.
 
-    MV = #{a < b: r_b < r_a - e_ab} / #pairs;  r: `rewards` [P] in the order in which they should
-    rise; e: one number or [P,P] (a paired standard error, say).
+    HV = (HV(mean_B of the points that are non-dominated on A) + the same with A and B swapped) / 2
+
+    samples [N,P,K], raw units, P >= 2; A, B: prompts at even and odd places. Free of the inflation
+    that choosing the best of noisy points brings. Misleading with few prompts: points that are
+    good but unlucky on the choosing half are lost, so it lies below the truth.
     """
-    count = len(rewards)
-    falls = rewards[:, None] - rewards[None] > np.asarray(tolerance)
-    pairs = np.triu(np.ones((count, count), dtype=bool), k=1)
-    return float(falls[pairs].mean()) if pairs.any() else 0.0
+    if samples.shape[1] < 2:
+        raise ValueError(f"two halves need at least 2 prompts; got {samples.shape[1]}")
+    halves = [constants.normalise(np.nanmean(samples[:, part::2], axis=1)) for part in (0, 1)]
+    chosen = [non_dominated(half) for half in halves]
+    return (hypervolume(halves[1][chosen[0]]) + hypervolume(halves[0][chosen[1]])) / 2
 
 
 def igd_plus(normalised: Points, reference: Points) -> float:
-    """Mean distance of a reference front to the set, counting shortfalls alone (moocore)."""
-    return float(
-        moocore.igd_plus(checked(normalised), ref=checked(reference), maximise=True)
-    )
+    """Mean distance of a reference front to the set, counting shortfalls alone; 0 is best.
+
+    IGD+ = mean_{z in reference} min_i || max(z - u_i, 0) ||
+
+    u: `normalised` [N,K]; z: `reference` [M,K], same units, commonly the non-dominated union of all
+    methods. Misleading when the reference holds one of the methods: that one scores 0.
+    Source: Ishibuchi et al., EMO 2015; computed by moocore.
+    """
+    return float(moocore.igd_plus(checked(normalised), ref=checked(reference), maximise=True))
 
 
-def span(normalised: Points) -> list[float]:
-    """Range of each reward over the set: how far the slider reaches."""
+def spans(normalised: Points) -> list[float]:
+    """Range of each reward over the set: how far the slider reaches.
+
+    span_k = max_i u_ik - min_i u_ik
+
+    u: `normalised` [N,K]. Misleading under noise, which widens it, and on its own: making the low
+    end worse widens it too.
+    """
     return [float(value) for value in np.ptp(checked(normalised), axis=0)]
+
+
+def edges(weights: Points) -> dict[Edge, list[int]]:
+    """Return the rows of `weights` [N,K] along each edge i < j, from vertex i to vertex j.
+
+    Edges with fewer than three points are left out: they cannot show an order.
+    """
+    found: dict[Edge, list[int]] = {}
+    for i, j in itertools.combinations(range(weights.shape[1]), 2):
+        others = np.delete(weights, [i, j], axis=1)
+        rows = np.flatnonzero((np.abs(others) <= ON_EDGE).all(axis=1))
+        if len(rows) >= LEAST_PATH:
+            found[i, j] = [int(row) for row in rows[np.argsort(weights[rows, j], kind="stable")]]
+    return found
+
+
+def spearman(x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> float:
+    """Rank correlation in [-1, 1], ties at their mean rank; 0 where one side is constant.
+
+    rho = cov(rank x, rank y) / (std(rank x) std(rank y))
+
+    Source: Spearman, Am. J. Psychol. 15(1), 1904.
+    """
+    first, second = _ranks(x), _ranks(y)
+    first, second = first - first.mean(), second - second.mean()
+    scale = math.sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / scale if scale > 0 else 0.0
+
+
+def controllability(paths: Mapping[Edge, Points], objectives: int) -> list[float]:
+    """Rank correlation of weight and reward for each objective: the worst of its edges.
+
+    rho_k = min over edges with k of Spearman(w_k, mean reward k)
+
+    paths[i, j]: mean rewards [P,K] from vertex i (first row) to vertex j, so that reward i should
+    fall along it and reward j rise. Misleading as a size: a tiny but orderly change scores 1 (see
+    `spans`); and with few points: 4 points have 24 orders. Raises ValueError for an objective
+    without a path.
+    """
+    scores: list[list[float]] = [[] for _ in range(objectives)]
+    for (i, j), rewards in paths.items():
+        along = np.linspace(0.0, 1.0, len(checked(rewards)))
+        scores[i].append(spearman(-along, rewards[:, i]))
+        scores[j].append(spearman(along, rewards[:, j]))
+    missing = [k for k, found in enumerate(scores) if not found]
+    if missing:
+        raise ValueError(f"objectives {missing} of {objectives} lie on no path of `paths`")
+    return [min(found) for found in scores]
+
+
+def monotonicity_violation(
+    rewards: Float[np.ndarray, " point"],
+    tolerance: Float[np.ndarray, "point point"] | float = 0.0,
+) -> float:
+    """Share of pairs along a path that run the wrong way by more than the tolerance, in [0, 1].
+
+    MV = #{a < b: r_b < r_a - e_ab} / #pairs
+
+    r: `rewards` [P] in the order in which they should rise; e: one number or one for each pair
+    [P,P], commonly the paired standard error. Misleading with few prompts: a large error forgives
+    everything.
+    """
+    falls = rewards[:, None] - rewards[None] > tolerance
+    pairs = np.triu(np.ones((len(rewards), len(rewards)), dtype=bool), k=1)
+    return float(falls[pairs].mean()) if pairs.any() else 0.0
+
+
+def _ranks(values: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+    """Ranks from 1, ties at their mean: those below, plus half of those equal."""
+    below = (values[:, None] > values[None]).sum(axis=1)
+    equal = (values[:, None] == values[None]).sum(axis=1)
+    ranks: Float[np.ndarray, " point"] = below + (equal + 1) / 2
+    return ranks

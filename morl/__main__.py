@@ -1,0 +1,7 @@
+"""`python -m morl` is the `morl` command."""
+
+import sys
+
+from morl.cli.main import main
+
+sys.exit(main())

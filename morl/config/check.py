@@ -1,0 +1,173 @@
+"""What cannot work is said before anything loads: all problems in one go, within a second."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
+from morl.config.tree import Config
+from morl.errors import ConfigError, DataError
+from morl.prompts import WORLD, read_prompts
+from rewards.errors import RewardError, nearest
+from rewards.objective import Objective
+from rewards.registry import facts_of
+
+SUM_TOLERANCE = 1e-9
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+def check(config: Config) -> list[str]:
+    """Return every problem of a configuration, each with its key; imports no torch."""
+    return [*_setting_problems(config), *_data_problems(config)]
+
+
+def require(config: Config) -> None:
+    """Raise ConfigError, or DataError where only input files are at fault, listing everything."""
+    problems, data = list(_setting_problems(config)), list(_data_problems(config))
+    if problems:
+        raise ConfigError([*problems, *data])
+    if data:
+        raise DataError("\n".join(data))
+
+
+def _setting_problems(config: Config) -> Iterator[str]:
+    yield from _objective_problems(config)
+    yield from _algorithm_problems(config)
+    yield from _region_problems(config)
+    model = config.base.model
+    if model != WORLD and not Path(model).is_dir() and not _HUB_ID.match(model):
+        yield (
+            f"base.model: got {model!r}; must be {WORLD!r}, an existing diffusers folder, or a "
+            "hub id like org/name"
+        )
+    elif Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
+        yield f"base.model: {model!r} holds no model_index.json, so it is no diffusers pipeline"
+
+
+def _objective_problems(config: Config) -> Iterator[str]:
+    if not config.names:
+        yield "objective.maximize: names no objective; write at least one, name: reward expression"
+        return
+    try:
+        objective = Objective.from_dict(config.objective.to_objective())
+    except RewardError as error:
+        yield f"objective: {error}"
+        return
+    yield from (f"objective: {problem}" for problem in objective.problems())
+    known = [leaf for leaf in objective.leaves if not _unknown(leaf)]
+    gold = [leaf for leaf in known if facts_of(leaf).gold]
+    if gold and not config.objective.allow_gold:
+        yield (
+            f"objective: {', '.join(gold)} is a gold measure, which judges and never trains; use "
+            "the learned proxy, or set allow_gold: true in a study that means it"
+        )
+    yield from _evaluation_problems(config, objective)
+    facts = ALGORITHMS[config.algorithm.name]
+    blind = [leaf for leaf in objective.undifferentiable() if leaf in known]
+    if "reward_gradient" in facts.needs and blind:
+        yield (
+            f"algorithm.name: {facts.name} needs gradients of every reward, and "
+            f"{', '.join(blind)} has none; choose an algorithm that needs none "
+            f"({', '.join(_without_gradients())}) or another reward"
+        )
+
+
+def _evaluation_problems(config: Config, objective: Objective) -> Iterator[str]:
+    held_out, axes = config.evaluation.held_out, config.evaluation.axes
+    judged = (*config.names, *objective.constraint_names)
+    for name, text in held_out.items():
+        if name not in judged:
+            yield f"evaluation.held_out.{name}: judges nothing; {nearest(name, judged)}"
+        try:
+            measure = Objective.from_dict({"maximize": {}, "subject_to": [f"{text} <= 0"]})
+            for leaf in measure.leaves:
+                facts_of(leaf)
+        except RewardError as error:
+            yield f"evaluation.held_out.{name}: {error}"
+    missing = [name for name in config.names if name not in held_out]
+    if held_out and missing:
+        yield (
+            f"evaluation.held_out: names no measure for {', '.join(missing)}; a front needs one "
+            "for every objective"
+        )
+    for name, ends in axes.items():
+        if name not in config.names:
+            yield f"evaluation.axes.{name}: no such objective; {nearest(name, config.names)}"
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            yield f"evaluation.axes.{name}: must be [nadir, ideal], the lower first; got {ends}"
+
+
+def _algorithm_problems(config: Config) -> Iterator[str]:
+    settings = config.algorithm
+    yield from (f"adapter.{problem}" for problem in config.adapter.problems(len(config.names)))
+    yield from settings.problems(config.base.steps)
+    group = settings.group_size * settings.weights_per_prompt
+    batch = config.training.batch_size
+    if batch % group:
+        below, above = batch // group * group, (batch // group + 1) * group
+        near = f"{below} or {above}" if below else f"{above}"
+        yield (
+            f"training.batch_size: must be a multiple of group_size x weights_per_prompt = "
+            f"{settings.group_size} x {settings.weights_per_prompt} = {group}; got {batch} "
+            f"(nearest: {near})"
+        )
+
+
+def _region_problems(config: Config) -> Iterator[str]:
+    region = config.weights
+    if region.vertex + region.edge > 1 + SUM_TOLERANCE:
+        yield (
+            f"weights.vertex, weights.edge: shares of one whole; got {region.vertex} and "
+            f"{region.edge}, more than 1 together"
+        )
+    unknown = False
+    for key, bounds in (("low", region.low), ("high", region.high)):
+        for name, bound in bounds.items():
+            if name not in config.names:
+                unknown = True
+                yield f"weights.{key}.{name}: no such objective; {nearest(name, config.names)}"
+            if not 0 <= bound <= 1:
+                yield f"weights.{key}.{name}: must lie in [0, 1]; got {bound}"
+    if unknown or not config.names:
+        return
+    low, high = region.bounds(config.names)
+    for name, below, above in zip(config.names, low, high, strict=True):
+        if below > above:
+            yield f"weights: low of {name} ({below}) lies above its high ({above})"
+    if sum(low) > 1 + SUM_TOLERANCE or sum(high) < 1 - SUM_TOLERANCE:
+        yield (
+            f"weights: no weight vector sums to 1 within the bounds; the sum of low is "
+            f"{sum(low):g} (at most 1), the sum of high {sum(high):g} (at least 1)"
+        )
+
+
+def _data_problems(config: Config) -> Iterator[str]:
+    prompts = config.prompts
+    for key, source in (("train", prompts.train), ("held_out", prompts.held_out)):
+        if source != WORLD:
+            try:
+                read_prompts(source)
+            except DataError as error:
+                yield f"prompts.{key}: {error}"
+    if prompts.train == prompts.held_out != WORLD:
+        yield "prompts.held_out: the same file as prompts.train; evaluation needs unseen prompts"
+    for key, file in (("init_from", config.adapter.init_from), ("beside", config.adapter.beside)):
+        if file is not None and not Path(file).is_file():
+            yield f"adapter.{key}: no such file: {file} (looked for {Path(file).absolute()})"
+
+
+def _without_gradients() -> list[str]:
+    def free(facts: AlgorithmFacts) -> bool:
+        return "reward_gradient" not in facts.needs
+
+    return [name for name, facts in ALGORITHMS.items() if free(facts)]
+
+
+def _unknown(leaf: str) -> bool:
+    try:
+        facts_of(leaf)
+    except RewardError:
+        return True
+    return False

@@ -1,0 +1,182 @@
+"""The configuration of a run: typed, frozen dataclasses whose fields state what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from morl.algorithms.settings import AlgorithmSettings, DraftSettings
+from morl.lora.settings import AdapterConfig
+from morl.option import option
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The diffusion pipeline that is adapted, and how it samples."""
+
+    model: str = option(
+        "shapes", "the embedded world's pipeline, a diffusers folder, or a hub id like org/name"
+    )
+    revision: str | None = option(None, "commit, tag or branch of a hub model")
+    steps: int = option(10, "sampler steps", low=1)
+    guidance: float = option(1.0, "classifier-free guidance scale; 1 is off and costs half", low=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "number format of the frozen networks; the adapter stays in float32"
+    )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is maximised, under which constraints, and how a weight vector trades it off."""
+
+    maximize: dict[str, str] = option(
+        {}, "objectives in the order of the weight vector: name -> reward expression"
+    )
+    subject_to: list[str] = option(
+        [], 'constraints on raw mean rewards, like "shapes_unsafe <= 0.03"'
+    )
+    scalarization: str = option("linear", "how a weight vector turns K rewards into one number")
+    scalarization_params: dict[str, float] = option({}, "parameters of the scalarisation")
+    allow_gold: bool = option(
+        False, "let gold measures train, which only a study of the guard or of a regime may want"
+    )
+    on: Literal["mean", "sample"] = option(
+        "mean", "scalarise the expected reward vector (what a front is) or each sample's"
+    )
+    pessimism: float = option(
+        0.0,
+        "how much of an ensemble's disagreement is subtracted from what is maximised and added "
+        "to what is constrained",
+        unit="standard deviations",
+        low=0,
+    )
+    dual_learning_rate: float = option(
+        1.0,
+        "growth of a multiplier per update and unit of violation",
+        above=0,
+        source="constrained_comp_align: 1",
+    )
+    multiplier_ema: float = option(
+        0.0, "share of the previous violation estimate that is kept", low=0, below=1
+    )
+    multiplier_cap: float = option(
+        100.0, "largest multiplier; reaching it means the constraint is not satisfiable", above=0
+    )
+
+    def to_objective(self) -> dict[str, Any]:
+        """Return the plain form that `rewards.Objective.from_dict` reads."""
+        return {
+            "maximize": dict(self.maximize),
+            "subject_to": list(self.subject_to),
+            "scalarization": self.scalarization,
+            "params": dict(self.scalarization_params),
+            "on": self.on,
+            "pessimism": self.pessimism,
+        }
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Which weight vectors training draws: shares of the strata, and part of the simplex."""
+
+    vertex: float = option(0.25, "share drawn at the vertices (one objective alone)", low=0, high=1)
+    edge: float = option(0.25, "share drawn on edges (two objectives)", low=0, high=1)
+    low: dict[str, float] = option({}, "least weight of an objective, by name; 0 where omitted")
+    high: dict[str, float] = option({}, "largest weight of an objective, by name; 1 where omitted")
+
+    def bounds(self, names: tuple[str, ...]) -> tuple[list[float], list[float]]:
+        """Return least and largest weights in the order of `names`."""
+        low = [self.low.get(name, 0.0) for name in names]
+        high = [self.high.get(name, 1.0) for name in names]
+        return low, high
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Where prompts come from; the held-out ones are seen by evaluation alone."""
+
+    train: str = option(
+        "shapes", "the embedded world's training prompts, or a file with one prompt a line"
+    )
+    held_out: str = option(
+        "shapes", "the embedded world's held-out prompts, or a file with one prompt a line"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop: how long, how much at once, how fast, and what is kept."""
+
+    steps: int = option(
+        100, "updates of the adapter in all, also across resumes; 0 trains nothing", low=0
+    )
+    batch_size: int = option(64, "images of one update on each device", unit="images", low=1)
+    learning_rate: float = option(
+        3e-4, "step size of AdamW", above=0, source="DDPO, arXiv 2305.13301"
+    )
+    warmup: int = option(0, "updates over which the learning rate rises from 0", low=0)
+    weight_decay: float = option(
+        1e-4, "decay of the adapter per unit of learning rate", low=0, source="DDPO"
+    )
+    grad_clip: float = option(1.0, "largest gradient norm", above=0, source="DDPO")
+    seed: int = option(0, "all randomness derives from it", low=0)
+    checkpoint_every: int = option(25, "updates between checkpoints", low=1)
+    sample_every: int = option(25, "updates between image strips along the slider", low=1)
+    ema: float = option(
+        0.9, "share of the averaged adapter kept at an update; 0 keeps no average", low=0, below=1
+    )
+    devices: int = option(1, "processes that share an update, one a device", low=1)
+    accelerator: Literal["auto", "cpu", "gpu"] = option("auto", "where to compute")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the front is measured on held-out prompts."""
+
+    partitions: int = option(
+        3, "the weight grid has entries that are multiples of 1 / partitions", low=1
+    )
+    images_per_weight: int = option(
+        128, "images at each weight vector; prompts and noise are shared", unit="images", low=2
+    )
+    edge_points: int = option(7, "points of each edge path of a full evaluation", low=2)
+    edge_images: int = option(
+        256, "images at each of them in a full evaluation", unit="images", low=2
+    )
+    held_out: dict[str, str] = option(
+        {},
+        "measures that never train, by the name of the objective or constraint that they judge",
+    )
+    axes: dict[str, list[float]] = option(
+        {},
+        "[nadir, ideal] of a held-out measure, by objective, frozen before methods are compared; "
+        "base mean - 1 and + 2 base standard deviations where omitted",
+    )
+    judged_images: int = option(
+        128,
+        "images at each weight vector that judge the constraints, with prompts and noise of their "
+        "own; 0 judges none",
+        unit="images",
+        low=0,
+    )
+    guidance: float | None = option(None, "guidance scale; base.guidance where omitted", low=0)
+    steps: int | None = option(None, "sampler steps; base.steps where omitted", low=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    base: BaseConfig = field(default_factory=BaseConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    algorithm: AlgorithmSettings = field(default_factory=DraftSettings)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Objectives in the order of the weight vector."""
+        return tuple(self.objective.maximize)

@@ -1,0 +1,1 @@
+"""Sampling with diffusers pipelines, recorded and replayed, and the embedded base model."""

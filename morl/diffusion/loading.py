@@ -1,0 +1,204 @@
+"""Load a pipeline from a folder or the Hub, safetensors only, and say which base model it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from torch import Tensor
+
+from morl.diffusion.families import FAMILIES, Family, family_of
+from morl.errors import DataError, IntegrityError, PipelineError
+
+SHAPES = Path(__file__).parent / "assets" / "shapes"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format
+SIGNS_PER_TENSOR = 64  # enough to tell any two trainings apart, cheap for a large model
+
+
+def load_pipeline(
+    model: str = "shapes",
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> DiffusionPipeline:
+    """Return a frozen pipeline in eval mode whose scheduler can be recorded.
+
+    model: "shapes" (the embedded world), a folder in diffusers layout, or a Hub id; revision: of a
+    Hub id; dtype: of everything but the autoencoder, which stays fp32. A scheduler that is neither
+    DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
+    safety is a reward or a constraint here. Raises DataError if the model cannot be had,
+    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
+    """
+    folder = _folder(model, revision)
+    index = _index(folder)
+    family = _declared_family(folder, index)
+    _refuse_bad_weights(folder)
+    # A component saved as absent (SD3 without its T5) must be passed as None to be accepted.
+    keywords: dict[str, Any] = {
+        name: None for name, entry in index.items() if entry == [None, None]
+    }
+    if family.pipeline == "StableDiffusionPipeline":
+        keywords |= {"safety_checker": None, "requires_safety_checker": False}
+    pipe = DiffusionPipeline.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        dtype={"default": dtype, "vae": torch.float32},
+        **keywords,
+    )
+    if type(pipe.scheduler).__name__ != family.scheduler:
+        pipe.scheduler = _replaced(pipe, family)
+    pipe.register_to_config(_name_or_path=_label(model))
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    family_of(pipe)
+    pipe.to(device)
+    return pipe
+
+
+def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
+    """Return which base model a pipeline holds, as strings that can be stored beside an adapter.
+
+    `pipeline`: class; `model`: where it was loaded from, a label for people; `denoiser`: SHA-256
+    over the names and shapes of the base parameters and the signs of 64 evenly spaced elements of
+    each. Signs do not depend on the dtype the model was loaded in, nor does the digest change when
+    an adapter is attached (it does while one is merged). Compare `pipeline` and `denoiser`.
+    """
+    family = family_of(pipe)
+    digest = hashlib.sha256(family.pipeline.encode())
+    for name, parameter in _base_parameters(family.denoiser_of(pipe)):
+        digest.update(f"{name}{list(parameter.shape)}".encode())
+        flat = parameter.detach().flatten()
+        chosen = flat[:: max(1, flat.numel() // SIGNS_PER_TENSOR)]
+        digest.update(bytes(chosen.signbit().cpu().tolist()))
+    model = str(pipe.name_or_path or "unknown")
+    return {"pipeline": family.pipeline, "model": model, "denoiser": digest.hexdigest()}
+
+
+def _base_parameters(denoiser: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Name the parameters as before any adapter: peft moves a layer's own to `.base_layer.`."""
+    marker = ".base_layer."
+    named = dict(denoiser.named_parameters())
+    wrapped = {name.split(marker)[0] + "." for name in named if marker in name}
+    kept = {
+        name.replace(marker, "."): parameter
+        for name, parameter in named.items()
+        if marker in name or not name.startswith(tuple(wrapped))
+    }
+    return sorted(kept.items())
+
+
+def _folder(model: str, revision: str | None) -> Path:
+    if model == "shapes":
+        if not (SHAPES / "model_index.json").is_file():
+            raise DataError(
+                "the embedded world's base model is missing from the installation; rebuild it "
+                "with `morl world train`"
+            )
+        return SHAPES
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise DataError(f"`revision` {revision!r} is for a Hub id; {model!r} is a folder")
+        return path
+    if path.is_file() or model.count("/") != 1 or model.startswith((".", "~", "/")):
+        raise DataError(
+            f"`model` must be 'shapes', a folder in diffusers layout (with model_index.json) or a "
+            f"Hub id 'owner/name'; got {model!r}, which is {_what(path)}"
+        )
+    try:
+        cached = DiffusionPipeline.download(
+            model, revision=revision, use_safetensors=True, safety_checker=None
+        )
+    except OSError as error:
+        command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
+        raise DataError(
+            f"cannot load {model!r} from the Hub ({_first_line(error)}); it needs safetensors "
+            f"weights and, once, a connection: run `{command}`, or give a local folder"
+        ) from error
+    return Path(cached)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is missing or unreadable; a folder in diffusers layout is needed"
+        ) from error
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise DataError(f"{path} is not a pipeline index: it names no `_class_name`")
+    return index
+
+
+def _declared_family(folder: Path, index: dict[str, Any]) -> Family:
+    name = index["_class_name"]
+    for family in FAMILIES:
+        if family.pipeline == name:
+            return family
+    known = ", ".join(family.pipeline for family in FAMILIES)
+    raise PipelineError(f"{folder}: pipeline class {name!r} is not supported; known: {known}")
+
+
+def _refuse_bad_weights(folder: Path) -> None:
+    """Refuse pickles by name where nothing else is there, and by content whatever the name."""
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = sorted(path for path in part.iterdir() if path.is_file())
+        weights = [path for path in files if path.suffix == ".safetensors"]
+        pickles = [path for path in files if path.suffix in PICKLES]
+        if pickles and not weights and part.name != "safety_checker":
+            raise IntegrityError(
+                f"{pickles[0]} is a pickle, which can run code when it is loaded; "
+                f"save the pipeline again with save_pretrained(..., safe_serialization=True)"
+            )
+        for path in weights:
+            _refuse_bad_safetensors(path)
+
+
+def _refuse_bad_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+    if start[8:] != b"{" or not 2 <= length <= min(size - 8, HEADER_LIMIT):
+        raise IntegrityError(
+            f"{path} is not a safetensors file (truncated, or another format under that name); "
+            "download or save it again"
+        )
+
+
+def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:
+    if family.scheduler != "DDIMScheduler":
+        raise PipelineError(
+            f"{family.pipeline}: the scheduler must be {family.scheduler}; "
+            f"got {type(pipe.scheduler).__name__}"
+        )
+    # Trailing spacing ends at the clean image; with leading spacing the last of few steps sits at
+    # almost no noise, and a reward gradient through it vanishes.
+    return DDIMScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False, thresholding=False
+    )
+
+
+def _label(model: str) -> str:
+    # A folder is named without its place: adapters carry the label to other machines.
+    path = Path(model)
+    return path.resolve().name if path.is_dir() else model
+
+
+def _what(path: Path) -> str:
+    return "a file" if path.is_file() else "not there"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

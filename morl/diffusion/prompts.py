@@ -1,0 +1,91 @@
+"""Text conditioning: each prompt goes through the text encoders once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from morl.diffusion.families import Family
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, under the argument names of the pipeline's own call.
+
+    `positive` tensors have one row a prompt; `negative` ones (the empty prompt) have one row and
+    are used under classifier-free guidance only.
+    """
+
+    prompts: tuple[str, ...]
+    positive: Mapping[str, Tensor]
+    negative: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def arguments(self, guided: bool) -> dict[str, Tensor]:
+        """Return what is passed to the pipeline; negatives are expanded without a copy."""
+        if not guided:
+            return dict(self.positive)
+        batch = len(self.prompts)
+        expanded = {name: row.expand(batch, *row.shape[1:]) for name, row in self.negative.items()}
+        return {**self.positive, **expanded}
+
+
+class PromptCache:
+    """Encodes prompts with one pipeline's frozen text encoders and keeps the last `capacity`.
+
+    Prompts are encoded one by one: a batched encoder rounds differently for each batch size, and
+    a run that is resumed with a cold cache would no longer repeat bit for bit.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, family: Family, capacity: int = 4096) -> None:
+        if capacity < 1:
+            raise ValueError(f"`capacity` must be at least 1; got {capacity}")
+        self._pipe = pipe
+        self._family = family
+        self._capacity = capacity
+        self._rows: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._negative: dict[str, Tensor] | None = None
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the conditioning of a batch, in order; raises ValueError for no prompts."""
+        if isinstance(prompts, str) or len(prompts) == 0:
+            raise ValueError(f"`prompts` must be a non-empty sequence of texts; got {prompts!r}")
+        rows = [self._row(prompt) for prompt in prompts]
+        positive = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        if self._negative is None:
+            self._negative = self._encode("", negative=True)
+        return Conditioning(tuple(prompts), positive, self._negative)
+
+    def _row(self, prompt: str) -> dict[str, Tensor]:
+        if prompt not in self._rows:
+            self._rows[prompt] = self._encode(prompt, negative=False)
+            if len(self._rows) > self._capacity:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(prompt)
+        return self._rows[prompt]
+
+    @torch.no_grad()
+    def _encode(self, prompt: str, negative: bool) -> dict[str, Tensor]:
+        family = self._family
+        if negative and not family.classifier_free:
+            return {}
+        arguments = dict(family.encode_arguments)
+        if family.classifier_free:
+            arguments["do_classifier_free_guidance"] = negative
+        encoded = self._pipe.encode_prompt(
+            prompt=[prompt],
+            device=self._pipe.device,
+            num_images_per_prompt=1,
+            **arguments,
+        )
+        named = {name: row for name, row in zip(family.encoded, encoded, strict=True) if name}
+        return {
+            name: row.detach() for name, row in named.items() if name.startswith("neg") == negative
+        }

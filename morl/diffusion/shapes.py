@@ -1,0 +1,241 @@
+"""Train the base model of the embedded world, a genuine Stable Diffusion pipeline, from nothing."""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from morl.diffusion.shapes_fit import Schedule, fit
+from morl.diffusion.shapes_text import (
+    Reader,
+    build_text_encoder,
+    build_tokenizer,
+    reading_labels,
+    reading_loss,
+    tokenize,
+)
+from morl.diffusion.shapes_unet import build_scheduler, build_unet, denoising_loss
+from morl.diffusion.shapes_vae import (
+    WHOLE_SHARE,
+    build_vae,
+    encode_moments,
+    standardize_latents,
+    training_crops,
+    vae_loss,
+)
+from rewards.shapes.captions import caption, vocabulary
+from rewards.shapes.render import render, sample_scenes
+from rewards.shapes.scenes import Scene
+
+EMPTY_CAPTIONS = 0.1  # share of empty captions, what guidance needs
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything; the defaults take about 50 minutes on two CPU cores.
+
+    images: scenes drawn; vae_steps of vae_batch crops (a third as many whole images at the end);
+    text_steps of text_batch captions; unet_steps of unet_batch latents.
+    """
+
+    images: int = 12_000
+    vae_steps: int = 2_000
+    vae_batch: int = 48
+    text_steps: int = 200
+    text_batch: int = 64
+    unet_steps: int = 1_200
+    unet_batch: int = 48
+
+    def scaled(self, factor: float) -> "Budget":
+        """The same with `factor` times the steps, at least one of each."""
+        if factor <= 0:
+            raise ValueError(f"`budget_scale` must be > 0; got {factor}.")
+        steps = {
+            field: max(1, round(factor * count))
+            for field, count in (
+                ("vae_steps", self.vae_steps),
+                ("text_steps", self.text_steps),
+                ("unet_steps", self.unet_steps),
+            )
+        }
+        return replace(self, **steps)
+
+
+def train_base(
+    out_dir: str | os.PathLike[str],
+    seed: int = 0,
+    budget_scale: float = 1.0,
+    device: str = "cpu",
+    budget: Budget | None = None,
+) -> Path:
+    """Train autoencoder, text encoder and U-Net; return the folder of the finished pipeline.
+
+    out_dir: gets `state/` (resumed from if it exists) and `pipeline/` (fp16 safetensors, loads
+    with `StableDiffusionPipeline.from_pretrained`). budget_scale multiplies the steps.
+    Raises IntegrityError if `state/` belongs to another seed or budget.
+    """
+    plan = (budget or Budget()).scaled(budget_scale)
+    state = Path(out_dir) / "state"
+    scenes = sample_scenes(torch.Generator().manual_seed(seed), plan.images)
+    images = torch.cat([render(scenes[i : i + 500]) for i in range(0, len(scenes), 500)])
+    vae = build_vae(seed, device)
+    fit_vae(vae, images, scenes, plan, state, seed)
+    moments = _cached_moments(vae, images, state / "moments.safetensors")
+    del images  # 600 MB that the denoiser does not need
+    latents = standardize_latents(vae, moments.to(device))
+    tokenizer = build_tokenizer([*vocabulary(), ","])
+    reader = Reader(build_text_encoder(tokenizer, seed)).to(device)
+    fit_reader(reader, tokenizer, scenes, plan, state, seed)
+    unet = build_unet(seed, device)
+    fit_unet(unet, reader.text_encoder, tokenizer, latents, scenes, plan, state, seed)
+    return save_pipeline(vae, tokenizer, reader.text_encoder, unet, Path(out_dir) / "pipeline")
+
+
+def fit_vae(
+    vae: AutoencoderKL,
+    images: Tensor,
+    scenes: Sequence[Scene],
+    plan: Budget,
+    state: Path,
+    seed: int,
+    stop_after: int | None = None,
+) -> bool:
+    """Train the autoencoder on crops, then on whole images; returns whether it is finished."""
+    whole_from = round((1 - WHOLE_SHARE) * plan.vae_steps)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        if step < whole_from:
+            batch = training_crops(images, scenes, plan.vae_batch, generator)
+        else:
+            count = max(1, plan.vae_batch // 3)
+            batch = images[torch.randint(len(images), (count,), generator=generator)]
+        scaled = (2 * batch - 1).to(vae.device, memory_format=torch.channels_last)
+        return vae_loss(vae, scaled, generator)
+
+    schedule = Schedule(plan.vae_steps, learning_rate=4e-3, warmup=50, average=0.99)
+    return fit("vae", vae, loss, schedule, state, seed, stop_after)
+
+
+def fit_reader(
+    reader: Reader,
+    tokenizer: CLIPTokenizer,
+    scenes: Sequence[Scene],
+    plan: Budget,
+    state: Path,
+    seed: int,
+    stop_after: int | None = None,
+) -> bool:
+    """Teach the text encoder to parse captions; returns whether it is finished."""
+    device = reader.questions.weight.device
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        _, prompts = _draw_captions(scenes, plan.text_batch, generator)
+        token_ids, labels = tokenize(tokenizer, prompts), reading_labels(prompts)
+        return reading_loss(reader, token_ids.to(device), labels.to(device))
+
+    schedule = Schedule(plan.text_steps, learning_rate=2e-3, warmup=20, average=0.9)
+    return fit("text", reader, loss, schedule, state, seed, stop_after)
+
+
+def fit_unet(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    latents: tuple[Tensor, Tensor],
+    scenes: Sequence[Scene],
+    plan: Budget,
+    state: Path,
+    seed: int,
+    stop_after: int | None = None,
+) -> bool:
+    """Train the U-Net on samples of the posteriors (mean, std); returns whether finished."""
+    scheduler = build_scheduler()
+    mean, std = latents
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        rows, prompts = _draw_captions(scenes, plan.unet_batch, generator)
+        noise = torch.randn(mean[rows].shape, generator=generator).to(mean.device)
+        sample = (mean[rows] + std[rows] * noise).to(unet.device)
+        with torch.no_grad():
+            context = text_encoder(tokenize(tokenizer, prompts).to(unet.device))[0]
+        return denoising_loss(unet, scheduler, sample, context, generator)
+
+    schedule = Schedule(
+        plan.unet_steps, learning_rate=1.5e-3, warmup=50, average=0.998, memory=0.99
+    )
+    return fit("unet", unet, loss, schedule, state, seed, stop_after)
+
+
+def _draw_captions(
+    scenes: Sequence[Scene], count: int, generator: torch.Generator
+) -> tuple[Tensor, list[str]]:
+    rows = torch.randint(len(scenes), (count,), generator=generator)
+    captions = [caption(scenes[row], generator) for row in rows.tolist()]
+    empty = torch.rand(count, generator=generator) < EMPTY_CAPTIONS
+    return rows, ["" if drop else text for text, drop in zip(captions, empty, strict=True)]
+
+
+def save_pipeline(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    folder: Path,
+) -> Path:
+    """Write the pipeline in fp16 with `checksums.json` (SHA-256 of every file)."""
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": build_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline = StableDiffusionPipeline(**parts)
+    pipeline.to(torch.float16).to(memory_format=torch.contiguous_format)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name != "checksums.json"
+    }
+    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+    return folder
+
+
+def _cached_moments(vae: AutoencoderKL, images: Tensor, path: Path) -> Tensor:
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        save_file({"moments": encode_moments(vae, images).cpu().contiguous()}, partial)
+        os.replace(partial, path)
+    return load_file(path)["moments"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train into a folder, or continue there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True, help="folder for state and pipeline")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes-scale", type=float, default=1.0, help="factor on all steps")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(arguments)
+    print(train_base(given.out, given.seed, given.minutes_scale, given.device))
+
+
+if __name__ == "__main__":
+    main()

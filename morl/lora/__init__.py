@@ -1,0 +1,1 @@
+"""The weight-conditioned LoRA: inject it, bind a weight vector, collapse it, store it."""

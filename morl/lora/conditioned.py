@@ -1,0 +1,304 @@
+"""The weight-conditioned LoRA of one denoiser: injected, bound to weights, switched off, merged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from morl.errors import ConfigError, IntegrityError, WeightError
+from morl.lora.gates import Gates, make_gates
+from morl.lora.injection import ADAPTER, add_layers
+from morl.lora.layer import Gate, GatedLayer
+from morl.lora.plain import load_beside, read_plain, start_from
+from morl.lora.settings import AdapterConfig
+
+GATES = "morl_gates"  # the submodule of the denoiser that holds the core
+LISTED = 5  # names shown of a longer list
+
+
+class ConditionedAdapter:
+    """Delta W(w) = strength * alpha / rank * B C(w) A in the chosen layers of one denoiser.
+
+    Weights are bound for a stretch of code (`bind`); every denoiser call inside computes all gates
+    at once, in the gradient mode of that call. Row i of a denoiser batch belongs to sample
+    i % len(weights): [unconditional..., conditional...] under guidance, and one row of weights
+    serves any batch. All parameters are fp32, whatever the denoiser's dtype.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        objectives: Sequence[str],
+        config: AdapterConfig,
+        layers: Sequence[GatedLayer],
+        gates: Gates,
+    ) -> None:
+        self.denoiser = denoiser
+        self.objectives = tuple(objectives)
+        self.config = config
+        self.layers = tuple(layers)
+        self.gates = gates
+        self._bound: Tensor | None = torch.empty(0, len(self.objectives))
+        self._originals: list[Tensor] = []
+        self._input = next(iter(inspect.signature(denoiser.forward).parameters))
+        self._hooks = (
+            denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True),
+            denoiser.register_forward_hook(self._after_call, always_call=True),
+        )
+
+    @classmethod
+    def inject(
+        cls,
+        denoiser: nn.Module,
+        objectives: Sequence[str],
+        config: AdapterConfig,
+        *,
+        seed: int = 0,
+        pipe: DiffusionPipeline | None = None,
+    ) -> ConditionedAdapter:
+        """Wrap the target layers of a diffusers denoiser; it then equals what it was, bit for bit.
+
+        All other parameters are frozen. LoRAs that are active already stay active and belong to
+        the reference. objectives: names in the order of the weight vector; seed: of A (and an mlp's
+        trunk); pipe: the pipeline that owns the denoiser, needed to read `init_from` and `beside`
+        with its own loader. Raises ConfigError for settings that cannot work, a second adapter, or
+        fused LoRAs.
+        """
+        problems = [f"adapter.{problem}" for problem in config.problems(len(objectives))]
+        if len(set(objectives)) != len(objectives) or not objectives:
+            problems.append(f"objectives must be different names, at least one; got {objectives}")
+        if pipe is None and (config.init_from or config.beside):
+            problems.append("adapter.init_from and adapter.beside need `pipe`, whose loader reads them")
+        if problems:
+            raise ConfigError(problems)
+        source = None
+        if pipe is not None and config.init_from:
+            source = read_plain(pipe, denoiser, config.init_from)
+        if pipe is not None and config.beside:
+            load_beside(pipe, denoiser, config.beside)
+        generator = torch.Generator().manual_seed(seed)
+        layers = add_layers(denoiser, config, generator)
+        gates = make_gates(
+            config.core,
+            len(objectives),
+            len(layers),
+            config.rank,
+            # A LoRA that is continued must start as it is at every weight.
+            specialisation=0.0 if config.init_from else config.specialisation,
+            generator=generator,
+        )
+        denoiser.add_module(GATES, gates.to(layers[0].down.device))
+        if source is not None:
+            start_from(layers, source, str(config.init_from))
+        adapter = cls(denoiser, objectives, config, layers, gates)
+        adapter.strength = config.strength
+        return adapter
+
+    @contextmanager
+    def bind(self, weights: Float[Tensor, "*batch objective"]) -> Iterator[None]:
+        """Let every denoiser call inside use `weights`; the innermost binding counts.
+
+        Raises WeightError for another number of objectives and, at the call, for a batch that is
+        no multiple of len(weights); ConfigError while merged, as the weights would not count.
+        """
+        before = self._bound
+        self.set_weights(weights)
+        try:
+            yield
+        finally:
+            self._bound = before
+
+    def set_weights(self, weights: Float[Tensor, "*batch objective"]) -> None:
+        """Change what is bound, [K] or [B,K], until the current `bind` ends (or for good outside)."""
+        self._refuse_merged()
+        rows = weights[None] if weights.ndim == 1 else weights
+        if rows.ndim != 2 or rows.shape[1] != len(self.objectives) or not len(rows):
+            raise WeightError(
+                f"`weights` must have shape [batch, {len(self.objectives)}] "
+                f"({', '.join(self.objectives)}); got {list(weights.shape)}"
+            )
+        self._bound = rows.to(self.layers[0].down)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Switch the adapter off: the denoiser is the reference, bit for bit."""
+        self._refuse_merged()
+        before, self._bound = self._bound, None
+        try:
+            yield
+        finally:
+            self._bound = before
+
+    @property
+    def strength(self) -> float:
+        """The factor rho on the whole update; training assumes the configured one."""
+        return self.layers[0].scaling * self.config.rank / self.config.alpha
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._refuse_merged()
+        for layer in self.layers:
+            layer.module.set_scale(ADAPTER, value)
+
+    def layer_gates(self, weights: Float[Tensor, " objective"]) -> Float[Tensor, "layer rank"]:
+        """Return C(w) of every layer at one weight vector, without gradients."""
+        if weights.shape != (len(self.objectives),):
+            raise WeightError(
+                f"one weight vector of {len(self.objectives)} entries "
+                f"({', '.join(self.objectives)}) is needed; got {list(weights.shape)}"
+            )
+        with torch.no_grad():
+            gates: Tensor = self.gates(weights[None].to(self.layers[0].down))[0]
+        return gates
+
+    def merge(self, weights: Float[Tensor, " objective"]) -> None:
+        """Write the update at one weight vector, and active plain LoRAs, into the base weights.
+
+        The denoiser then runs at its bare speed; `unmerge` brings back the base bit for bit, from
+        a copy of the adapted layers' weights kept meanwhile. Raises ConfigError if merged already.
+        """
+        self._refuse_merged()
+        for layer, gate in zip(self.layers, self.layer_gates(weights), strict=True):
+            base = layer.module.get_base_layer().weight
+            self._originals.append(base.data)
+            base.data = base.data.clone()
+            layer.merged_gate = gate
+            # Every active LoRA, because a merged layer skips those that are not.
+            layer.module.merge()
+
+    def unmerge(self) -> None:
+        """Undo `merge`; raises ConfigError if nothing is merged."""
+        if not self._originals:
+            raise ConfigError("nothing is merged; `merge(weights)` comes first")
+        for layer, original in zip(self.layers, self._originals, strict=True):
+            if layer.module.merged:
+                layer.module.unmerge()
+            layer.module.get_base_layer().weight.data = original
+            layer.merged_gate = None
+        self._originals.clear()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute blocks in the backward, each with the weights of its own forward."""
+        enable: Any = self.denoiser.enable_gradient_checkpointing
+        enable(gradient_checkpointing_func=self._checkpointed)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield every trained parameter under its name in files, in a fixed order."""
+        for layer in self.layers:
+            yield f"{layer.path}.lora_A.weight", layer.down
+            yield f"{layer.path}.lora_B.weight", layer.up
+        for name, parameter in self.gates.named_parameters():
+            yield f"gates.{name}", parameter
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return every trained parameter, in the order of `named_parameters`."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the trained parameters themselves, detached."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy values into the parameters; raises IntegrityError unless names and shapes match."""
+        own = dict(self.named_parameters())
+        missing, strange = own.keys() - state.keys(), state.keys() - own.keys()
+        wrong = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+        if missing or strange or wrong:
+            raise IntegrityError(
+                f"the state does not fit this adapter ({len(own)} tensors): "
+                f"missing {_some(missing)}; unknown {_some(strange)}; other shape {_some(wrong)}"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    @contextmanager
+    def using(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Run with other parameter values, such as an average or an older policy's.
+
+        Tensors are exchanged, not copied, so a graph recorded outside stays valid; run no backward
+        of a forward made outside while inside.
+        """
+        own = [(parameter, values[name]) for name, parameter in self.named_parameters()]
+        before = [parameter.data for parameter, _ in own]
+        try:
+            for parameter, value in own:
+                parameter.data = value.to(parameter)
+            yield
+        finally:
+            for (parameter, _), data in zip(own, before, strict=True):
+                parameter.data = data
+
+    def remove(self) -> None:
+        """Take the adapter off the denoiser, which is then as before `inject`."""
+        if self._originals:
+            self.unmerge()
+        for hook in self._hooks:
+            hook.remove()
+        delattr(self.denoiser, GATES)
+        model: Any = self.denoiser
+        if set(model.peft_config) == {ADAPTER}:
+            model.unload_lora()
+        else:
+            model.delete_adapters(ADAPTER)
+
+    def _before_call(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._bound is None:
+            self._set_gates([None] * len(self.layers))
+            return
+        if len(self._bound) == 0:
+            return  # a layer that is reached says so; a merged denoiser needs none
+        rows = len(args[0] if args else kwargs[self._input])
+        copies, rest = divmod(rows, len(self._bound))
+        if rest:
+            raise WeightError(
+                f"the denoiser batch of {rows} rows is no multiple of the {len(self._bound)} "
+                "bound weight vectors; bind one for each sample, or a single one for all"
+            )
+        with torch.autocast(self._bound.device.type, enabled=False):
+            gates = self.gates(self._bound.repeat(copies, 1))
+        # One node of the graph for all layers: slices would each add a full-sized gradient.
+        self._set_gates(gates.unbind(1))
+
+    def _after_call(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._set_gates([layer.unbound for layer in self.layers])
+
+    def _set_gates(self, gates: Sequence[Gate]) -> None:
+        for layer, gate in zip(self.layers, gates, strict=True):
+            layer.gate = gate
+
+    def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
+        gates = [layer.gate for layer in self.layers]
+
+        def run(*inputs: Any) -> Any:
+            outside = [layer.gate for layer in self.layers]
+            self._set_gates(gates)
+            try:
+                return block(*inputs)
+            finally:
+                self._set_gates(outside)
+
+        return checkpoint(run, *args, use_reentrant=False)
+
+    def _refuse_merged(self) -> None:
+        merged = [layer.path for layer in self.layers if layer.module.merged]
+        if merged:
+            raise ConfigError(
+                f"{len(merged)} of {len(self.layers)} layers are merged, where weights and strength "
+                "no longer count: call `adapter.unmerge()` (or `pipe.unfuse_lora()`) first"
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    """Show a few names of a list that may be long."""
+    listed = sorted(names)
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(listed[:LISTED]) + more or "none"

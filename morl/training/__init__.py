@@ -1,0 +1,1 @@
+"""The one place with Lightning and mutable state: collect, update, keep, evaluate."""

@@ -1,0 +1,102 @@
+"""From a configuration to the parts of a run: pipeline, adapter, objective, sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+
+from morl.config.tree import Config
+from morl.diffusion.families import Family, family_of
+from morl.diffusion.loading import base_identity, load_pipeline
+from morl.diffusion.prompts import PromptCache
+from morl.lora.conditioned import ConditionedAdapter
+from morl.randomness import generator
+from morl.training.ledger import Ledger
+from morl.training.sampler import Sampler
+from rewards.calibration import Calibration
+from rewards.evaluate import BoundObjective
+from rewards.objective import Objective
+from rewards.reward import ImageBatch
+
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The loaded parts of a run; the base model is frozen, the adapter is what trains."""
+
+    config: Config
+    pipe: DiffusionPipeline
+    identity: dict[str, str]
+    """Which base model this is, taken before anything was injected."""
+    family: Family
+    adapter: ConditionedAdapter
+    objective: Objective
+    bound: BoundObjective
+    sampler: Sampler
+    ledger: Ledger
+
+
+def assemble(config: Config) -> Assembly:
+    """Load everything that a run needs; the configuration has been checked before."""
+    device = choose_device(config.training.accelerator)
+    pipe = load_pipeline(
+        config.base.model,
+        revision=config.base.revision,
+        dtype=getattr(torch, config.base.dtype),
+        device=device,
+    )
+    family = family_of(pipe)
+    identity = base_identity(pipe)
+    adapter = ConditionedAdapter.inject(
+        family.denoiser_of(pipe),
+        config.names,
+        config.adapter,
+        seed=config.training.seed,
+        pipe=pipe,
+    )
+    objective = Objective.from_dict(config.objective.to_objective())
+    ledger = Ledger()
+    sampler = Sampler(
+        pipe,
+        family,
+        adapter,
+        PromptCache(pipe, family),
+        ledger,
+        steps=config.base.steps,
+        guidance=config.base.guidance,
+    )
+    bound = objective.bind(device=device)
+    return Assembly(config, pipe, identity, family, adapter, objective, bound, sampler, ledger)
+
+
+def choose_device(accelerator: str) -> str:
+    """`auto` takes a GPU where there is one."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@torch.no_grad()
+def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calibration:
+    """Mean and std of each maximised expression on the base model's images, frozen for the run.
+
+    Also fits what `calibrated()` and `ensemble()` inside the expressions need.
+    """
+    chosen = [prompts[i % len(prompts)] for i in range(CALIBRATION_IMAGES)]
+    size = parts.config.training.batch_size
+    raw = []
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
+        weights = torch.zeros(len(part), len(parts.objective.names))
+        rollout = parts.sampler.sample(part, weights, noise, reference=True)
+        raw.append(parts.bound.panel(ImageBatch(parts.sampler.decode(rollout.final), part)))
+    parts.bound.fit(raw)
+    tables = [parts.bound.table(table) for table in raw]
+    rewards = torch.cat([table.rewards for table in tables])
+    valid = torch.cat([table.reward_valid for table in tables])
+    return Calibration.fit(parts.objective.names, rewards, valid)

@@ -1,0 +1,99 @@
+"""Three collectors, one for each regime: questions in, losses out. No algorithm is named here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from morl.algorithms.interface import LossOutput
+from morl.randomness import generator
+from morl.training.data import TrainingBatch
+from morl.training.ledger import Ledger
+from morl.training.sampler import Sampler
+from morl.training.utility import Observation, Scored, TrainingUtility
+from rewards.evaluate import BoundObjective
+from rewards.reward import ImageBatch
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Every random draw of a step is a function of (seed, step, rank, purpose)."""
+
+    seed: int
+    step: int
+    rank: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, self.step, self.rank, purpose)
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """A loss to differentiate; `update` closes an optimiser step."""
+
+    output: LossOutput
+    update: bool
+    gradient_samples: int
+    """Images whose denoiser forward the loss differentiates: what a backward costs."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every collector works with."""
+
+    sampler: Sampler
+    objective: BoundObjective
+    utility: TrainingUtility
+    ledger: Ledger
+
+
+class Collector(ABC):
+    """Turns the questions of a step into losses; keeps what the step saw for the log."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.sampler = parts.sampler
+        self.objective = parts.objective
+        self.utility = parts.utility
+        self.ledger = parts.ledger
+        self._seen: Observation | None = None
+
+    @abstractmethod
+    def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
+        """Yield the losses of one step in order."""
+
+    def observation(self) -> Observation:
+        """What the last step saw; known once `collect` has been exhausted."""
+        if self._seen is None:
+            raise RuntimeError("`observation` is known only after `collect` has been exhausted")
+        return self._seen
+
+    def after_update(self, step: int) -> None:  # noqa: B027 (most regimes keep nothing)
+        """Called once a step, after the optimiser."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters that this collector keeps beside the adapter's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027
+        """Restore `state_dict`."""
+
+    def score(
+        self,
+        images: Float[Tensor, "rows 3 pixel_row pixel_column"],
+        prompts: Sequence[str],
+        weights: Float[Tensor, "rows objective"],
+        group: Int[Tensor, " batch"],
+    ) -> Scored:
+        """Score images and remember what was seen; rows repeat the batch, as `group` does."""
+        groups = group.repeat(len(prompts) // len(group)).tolist()
+        with self.ledger.phase("score"):
+            table = self.objective(ImageBatch(images, prompts, group=groups))
+            scored = self.utility.score(table, weights)
+        self.ledger.reward_calls += len(prompts) * len(self.objective.leaves)
+        self._seen = Observation.of(table, scored, weights)
+        return scored

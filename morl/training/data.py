@@ -1,0 +1,88 @@
+"""Which prompts and weight vectors a step trains on: a pure function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from morl.randomness import generator
+from morl.weights import sample_weights
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The questions of one step, before any image exists.
+
+    `group` numbers the (prompt, weight vector) pairs; images of one group share both. The same
+    `weights` tensor reaches the gates, the scalarisation, the multipliers and the groups.
+    """
+
+    step: int
+    prompts: tuple[str, ...]
+    weights: Float[Tensor, "batch objective"]
+    group: Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the images of a step divide into prompts, weight vectors and group members.
+
+    `batch_size` images on each rank; `group_size` images share (prompt, weight vector);
+    `weights_per_prompt` weight vectors share a prompt. Algorithms without groups use 1 and 1.
+    """
+
+    prompts: Sequence[str]
+    objectives: int
+    batch_size: int
+    seed: int
+    group_size: int = 1
+    weights_per_prompt: int = 1
+    vertex: float = 0.25
+    edge: float = 0.25
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        per_prompt = self.group_size * self.weights_per_prompt
+        if self.batch_size % per_prompt:
+            near = max(1, self.batch_size // per_prompt) * per_prompt
+            raise ValueError(
+                f"`batch_size` must be a multiple of group_size x weights_per_prompt = "
+                f"{self.group_size} x {self.weights_per_prompt} = {per_prompt}; "
+                f"got {self.batch_size} (nearest: {near})"
+            )
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> TrainingBatch:
+        """The batch of `step` on `rank`; every rank sees other prompts and weight vectors."""
+        repeats = self.group_size * self.weights_per_prompt
+        distinct = self.batch_size // repeats
+        first = (step * world_size + rank) * distinct
+        prompts = [self._prompt(first + i) for i in range(distinct)]
+        weights = sample_weights(
+            generator(self.seed, step, rank, "weights"),
+            self.batch_size // self.group_size,
+            self.objectives,
+            vertex=self.vertex,
+            edge=self.edge,
+            low=self.low,
+            high=self.high,
+        )
+        group = torch.arange(len(weights)).repeat_interleave(self.group_size)
+        return TrainingBatch(
+            step=step,
+            prompts=tuple(prompt for prompt in prompts for _ in range(repeats)),
+            weights=weights.repeat_interleave(self.group_size, dim=0),
+            group=group,
+        )
+
+    def _prompt(self, position: int) -> str:
+        """Prompts without replacement, in a new order for every pass over the set."""
+        epoch, index = divmod(position, len(self.prompts))
+        order = torch.randperm(
+            len(self.prompts), generator=generator(self.seed, epoch, 0, "prompt order")
+        )
+        return self.prompts[int(order[index])]

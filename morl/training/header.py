@@ -1,0 +1,23 @@
+"""What an adapter file says of itself."""
+
+from __future__ import annotations
+
+from morl.lora.store import AdapterHeader, digest_of
+from morl.training.assemble import Assembly
+from rewards.calibration import Calibration
+
+
+def adapter_header(parts: Assembly, calibration: Calibration) -> AdapterHeader:
+    """Objectives in order, base model, calibration, sampler and trained region of an adapter."""
+    config = parts.config
+    low, high = config.weights.bounds(config.names)
+    beside = config.adapter.beside
+    return AdapterHeader(
+        objectives=config.names,
+        config=config.adapter,
+        base=parts.identity,
+        calibration=calibration.to_dict(),
+        region={"low": low, "high": high},
+        sampling={"steps": config.base.steps, "guidance": config.base.guidance},
+        beside_sha256=None if beside is None else digest_of(beside),
+    )

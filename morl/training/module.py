@@ -1,0 +1,120 @@
+"""The one Lightning module: asks its collector for losses, steps the adapter, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from morl.errors import NumericalError
+from morl.lora.conditioned import ConditionedAdapter
+from morl.lora.ema import AdapterEMA
+from morl.training.collect import Collector, Draws
+from morl.training.data import BatchPlan
+from morl.training.utility import TrainingUtility
+
+SKIPS_BEFORE_STOP = 3
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """learning_rate > 0 after `warmup` steps; grad_clip: bound on the total gradient norm."""
+
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    grad_clip: float
+
+
+class AlignmentModule(LightningModule):
+    """Manual optimisation of the adapter's parameters; the step number comes with the batch."""
+
+    def __init__(
+        self,
+        adapter: ConditionedAdapter,
+        collector: Collector,
+        plan: BatchPlan,
+        utility: TrainingUtility,
+        optimiser: OptimiserSettings,
+        ema: AdapterEMA,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.denoiser = adapter.denoiser
+        self.adapter = adapter
+        self.collector = collector
+        self.plan = plan
+        self.utility = utility
+        self.settings = optimiser
+        self.ema = ema
+        self.metrics: dict[str, float] = {}
+        self.skipped_in_a_row = 0
+        self.optimiser_state: dict[str, Any] | None = None
+        """Optimiser state of a checkpoint, loaded as soon as Lightning has made the optimiser."""
+
+    def on_fit_start(self) -> None:
+        if self.optimiser_state is not None:
+            self.optimizers().optimizer.load_state_dict(self.optimiser_state)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.adapter.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        questions = self.plan.batch(batch, self.global_rank, self.trainer.world_size)
+        metrics: dict[str, float] = {}
+        for micro in self.collector.collect(
+            questions, Draws(self.plan.seed, batch, self.global_rank)
+        ):
+            with self._synchronised(micro.update):
+                self.manual_backward(micro.output.loss)
+            self.collector.ledger.backwards += micro.gradient_samples
+            metrics.update({name: float(value) for name, value in micro.output.terms.items()})
+            if micro.update:
+                metrics["grad_norm"] = self._update(batch)
+        observation = self.collector.observation().gathered(self.all_gather)
+        metrics |= observation.summary(self.utility.objective)
+        metrics |= self.utility.observe(observation)
+        self.collector.after_update(batch)
+        self.metrics = metrics
+
+    def _update(self, step: int) -> float:
+        optimiser = self.optimizers()
+        rate = self.settings.learning_rate * min(1.0, (step + 1) / max(1, self.settings.warmup))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        norm = clip_grad_norm_(self.adapter.parameters(), self.settings.grad_clip)
+        if torch.isfinite(norm):
+            optimiser.step()
+            self.ema.update(self.adapter)
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= SKIPS_BEFORE_STOP:
+                raise NumericalError(
+                    f"the gradient was not finite at {SKIPS_BEFORE_STOP} steps in a row, the last "
+                    f"one step {step}: lower `training.learning_rate` (now "
+                    f"{self.settings.learning_rate}) or check the rewards; the last checkpoint is "
+                    "intact"
+                )
+        optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+    @contextmanager
+    def _synchronised(self, update: bool) -> Iterator[None]:
+        """Ranks exchange gradients once an update, not once a micro-batch."""
+        model = self.trainer.model
+        if isinstance(model, DistributedDataParallel) and not update:
+            with model.no_sync():
+                yield
+        else:
+            yield

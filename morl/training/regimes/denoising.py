@@ -1,0 +1,100 @@
+"""Denoising regression: noise finished images again and contrast the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from morl.algorithms.interface import DenoisingAlgorithm, DenoisingTerms
+from morl.diffusion.replay import denoise
+from morl.diffusion.rollout import Bind, Rollout
+from morl.training.collect import Collector, Draws, MicroStep, Parts
+from morl.training.data import TrainingBatch
+
+
+class DenoisingCollector(Collector):
+    """Samples with a slow copy of the adapter, and regresses the adapter on its images."""
+
+    def __init__(self, algorithm: DenoisingAlgorithm, parts: Parts) -> None:
+        super().__init__(parts)
+        self.algorithm = algorithm
+        self.old = {
+            name: parameter.detach().clone()
+            for name, parameter in self.sampler.adapter.named_parameters()
+        }
+
+    def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
+        count = len(batch.prompts)
+        with self.sampler.adapter.using(self.old), torch.no_grad():
+            rollout = self.sampler.sample(
+                batch.prompts,
+                batch.weights,
+                self.sampler.noise(count, draws.generator("noise")),
+                record=True,
+            )
+            images = self.sampler.decode(rollout.final)
+            scored = self.score(images, list(batch.prompts), batch.weights, batch.group)
+        advantages = self.utility.advantages(
+            scored, batch.weights, batch.group, self.algorithm.advantage_clip
+        )
+        valid = scored.valid.any(dim=1)
+        for draw in range(self.algorithm.noise_draws):
+            noised = self._noise_again(rollout, draws.generator(f"renoise {draw}"))
+            output = self.algorithm.loss(self._terms(rollout, *noised), advantages, valid)
+            share = replace(output, loss=output.loss / self.algorithm.noise_draws)
+            evaluations = count * self.sampler.evaluations_per_step
+            yield MicroStep(share, draw == self.algorithm.noise_draws - 1, evaluations)
+
+    def after_update(self, step: int) -> None:
+        decay = self.algorithm.old_decay(step)
+        for name, parameter in self.sampler.adapter.named_parameters():
+            self.old[name].lerp_(parameter.detach(), 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.old)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            self.old[name].copy_(value)
+
+    def _noise_again(
+        self, rollout: Rollout, generator: torch.Generator
+    ) -> tuple[Tensor, Int[Tensor, " batch"]]:
+        schedule, clean = rollout.trajectory.schedule, rollout.trajectory.latents[-1]
+        step = torch.randint(len(schedule), (len(clean),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        return schedule.add_noise(clean, noise, step), step
+
+    def _terms(
+        self, rollout: Rollout, latents: Tensor, step: Int[Tensor, " batch"]
+    ) -> DenoisingTerms:
+        adapter = self.sampler.adapter
+        with torch.no_grad(), self.ledger.phase("reference"):
+            with adapter.using(self.old):
+                old = self._predict(rollout, latents, step, adapter.bind)
+            reference = self._predict(rollout, latents, step, self.sampler.reference)
+        with self.ledger.phase("replay"):
+            current = self._predict(rollout, latents, step, adapter.bind)
+        evaluations = len(rollout) * self.sampler.evaluations_per_step
+        self.ledger.reference_forwards += 2 * evaluations
+        self.ledger.gradient_forwards += evaluations
+        return DenoisingTerms(rollout.trajectory.latents[-1], current, old, reference)
+
+    def _predict(
+        self, rollout: Rollout, latents: Tensor, step: Int[Tensor, " batch"], bind: Bind
+    ) -> Float[Tensor, "batch ..."]:
+        schedule = rollout.trajectory.schedule
+        with bind(rollout.weights):
+            prediction = denoise(
+                self.sampler.pipe,
+                self.sampler.family,
+                latents,
+                schedule.timesteps[step.to(schedule.timesteps.device)],
+                rollout.trajectory.calls[-1],
+                guidance=rollout.guidance,
+            )
+        return schedule.clean(prediction, latents, step)

@@ -1,0 +1,96 @@
+"""Reward gradient: differentiate the utility through the sampler's last steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from morl.algorithms.interface import RewardGradientAlgorithm
+from morl.diffusion.replay import Renoised, denoise, renoise_last_step, replay_noise_pred
+from morl.diffusion.rollout import Rollout
+from morl.training.collect import Collector, Draws, MicroStep, Parts
+from morl.training.data import TrainingBatch
+
+
+class RewardGradientCollector(Collector):
+    """Every image carries its own weight vector; no groups are needed."""
+
+    def __init__(self, algorithm: RewardGradientAlgorithm, parts: Parts) -> None:
+        super().__init__(parts)
+        self.algorithm = algorithm
+
+    def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
+        noise = self.sampler.noise(len(batch.prompts), draws.generator("noise"))
+        rollout = self.sampler.sample_with_gradient(
+            batch.prompts, batch.weights, noise, self.algorithm.last_steps
+        )
+        renoised = self._renoise(rollout, draws)
+        copies = 1 + self.algorithm.renoise_copies
+        latents = rollout.final if renoised is None else torch.cat([rollout.final, renoised.final])
+        weights = batch.weights.repeat(copies, 1)
+        images = self.sampler.decode(latents)
+        scored = self.score(images, list(batch.prompts) * copies, weights, batch.group)
+        utility = self.utility.utility(scored, weights)
+        output = self.algorithm.loss(utility, self._kl(rollout, renoised))
+        differentiated = len(batch.prompts) * (self.algorithm.last_steps + copies - 1)
+        yield MicroStep(output, True, differentiated * self.sampler.evaluations_per_step)
+
+    def _renoise(self, rollout: Rollout, draws: Draws) -> Renoised | None:
+        copies = self.algorithm.renoise_copies
+        if not copies:
+            return None
+        with self.ledger.phase("renoise"):
+            renoised = renoise_last_step(
+                self.sampler.pipe,
+                self.sampler.family,
+                rollout,
+                generator=draws.generator("renoise"),
+                copies=copies,
+                bind=self.sampler.adapter.bind,
+            )
+        self.ledger.gradient_forwards += len(renoised.final) * self.sampler.evaluations_per_step
+        return renoised
+
+    def _kl(self, rollout: Rollout, renoised: Renoised | None) -> Float[Tensor, " rows"]:
+        """Mean squared distance of the predictions to the base model's, at the same latents."""
+        sampler = self.sampler
+        rows = len(rollout) + (0 if renoised is None else len(renoised.final))
+        if not self.algorithm.needs_reference:
+            return torch.zeros(rows, device=rollout.final.device)
+        steps = len(rollout.trajectory.schedule)
+        first = steps - self.algorithm.last_steps
+        with torch.no_grad(), self.ledger.phase("reference"):
+            references = [
+                replay_noise_pred(
+                    sampler.pipe, sampler.family, rollout, step, bind=sampler.reference
+                )
+                for step in range(first, steps)
+            ]
+            if renoised is not None:
+                with sampler.reference(rollout.weights):
+                    renoised_reference = denoise(
+                        sampler.pipe,
+                        sampler.family,
+                        renoised.latents,
+                        renoised.timestep,
+                        rollout.trajectory.calls[-1],
+                        guidance=rollout.guidance,
+                    )
+        self.ledger.reference_forwards += sampler.evaluations_per_step * (
+            len(rollout) * len(references) + rows - len(rollout)
+        )
+        distances = [
+            _distance(prediction, reference)
+            for prediction, reference in zip(rollout.predictions, references, strict=True)
+        ]
+        kl = torch.stack(distances).mean(dim=0)
+        if renoised is not None:
+            kl = torch.cat([kl, _distance(renoised.prediction, renoised_reference)])
+        return kl
+
+
+def _distance(prediction: Tensor, reference: Tensor) -> Float[Tensor, " rows"]:
+    return (prediction - reference).square().flatten(1).mean(dim=1)

@@ -1,0 +1,154 @@
+"""One training run from start, or from its last checkpoint, to the finished adapter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from morl.algorithms.facts import facts_of
+from morl.config.check import require
+from morl.config.tree import Config
+from morl.lora.ema import AdapterEMA
+from morl.lora.store import ADAPTER_FILE, save_adapter
+from morl.prompts import load_prompts
+from morl.training.assemble import Assembly, assemble, fit_calibration
+from morl.training.callbacks import KeepRun, Strips
+from morl.training.checkpoint import load_checkpoint
+from morl.training.collect import Parts
+from morl.training.data import BatchPlan
+from morl.training.header import adapter_header
+from morl.training.module import AlignmentModule, OptimiserSettings
+from morl.training.regimes import collector_for
+from morl.training.run import RunDirectory
+from morl.training.signals import Stopped, stop_on_signals
+from morl.training.state import restore
+from morl.training.utility import TrainingUtility
+from rewards.calibration import Calibration
+from rewards.constraints import DualAscent
+
+
+def train(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    allow_config_change: bool = False,
+) -> Path:
+    """Train the adapter of `config` into `out` and return the adapter's file.
+
+    Raises ConfigError before anything loads; `Stopped` after a signal, once the step is finished
+    and saved. A finished run that is resumed does nothing.
+    """
+    require(config)
+    run = RunDirectory(out)
+    with (
+        run.training(
+            config, command=command, resume=resume, allow_config_change=allow_config_change
+        ),
+        stop_on_signals() as stop,
+    ):
+        parts = assemble(config)
+        prompts = load_prompts(config.prompts.train, "train", config.training.seed)
+        checkpoint = load_checkpoint(run) if resume else None
+        if checkpoint is None:
+            calibration = fit_calibration(parts, prompts, config.training.seed)
+        else:
+            calibration = Calibration.from_dict(checkpoint.state["calibration"])
+        module = build_module(parts, prompts, calibration)
+        first = 0
+        if checkpoint is not None:
+            first = restore(module, checkpoint)
+        keep = KeepRun(run, stop, module, calibration, config)
+        fit(config, module, [keep, Strips(run, parts, config)], run, first)
+        if stop:
+            raise Stopped(
+                f"stopped and saved at step {keep.step}; continue with --resume", stop.exit_code
+            )
+        with module.ema.applied(parts.adapter):
+            save_adapter(run.path / ADAPTER_FILE, parts.adapter, adapter_header(parts, calibration))
+        run.write_json("ledger.json", parts.ledger.to_dict())
+    return run.path / ADAPTER_FILE
+
+
+def build_module(
+    parts: Assembly, prompts: Sequence[str], calibration: Calibration
+) -> AlignmentModule:
+    """Join algorithm, collector, objective and adapter into the Lightning module."""
+    config = parts.config
+    facts = facts_of(config.algorithm.name)
+    algorithm = _attribute(facts.source)(config.algorithm)
+    duals = None
+    if parts.objective.constraints:
+        duals = DualAscent(
+            len(parts.objective.constraints),
+            learning_rate=config.objective.dual_learning_rate,
+            ema=config.objective.multiplier_ema,
+            cap=config.objective.multiplier_cap,
+        )
+    utility = TrainingUtility(parts.objective, calibration, duals)
+    collector = collector_for(
+        facts.regime, algorithm, Parts(parts.sampler, parts.bound, utility, parts.ledger)
+    )
+    low, high = config.weights.bounds(config.names)
+    plan = BatchPlan(
+        prompts=prompts,
+        objectives=len(config.names),
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        group_size=config.algorithm.group_size,
+        weights_per_prompt=config.algorithm.weights_per_prompt,
+        vertex=config.weights.vertex,
+        edge=config.weights.edge,
+        low=low,
+        high=high,
+    )
+    optimiser = OptimiserSettings(
+        learning_rate=config.training.learning_rate,
+        warmup=config.training.warmup,
+        weight_decay=config.training.weight_decay,
+        grad_clip=config.training.grad_clip,
+    )
+    ema = AdapterEMA(parts.adapter, config.training.ema)
+    return AlignmentModule(parts.adapter, collector, plan, utility, optimiser, ema)
+
+
+def fit(
+    config: Config, module: AlignmentModule, callbacks: list[Any], run: RunDirectory, first: int
+) -> None:
+    """Run Lightning over the steps that are left; it keeps no checkpoints of its own."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Steps are numbers made in place: there is nothing for loader workers to do.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # The base model stays in eval mode on purpose: sampling and replay must agree.
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        # Lightning 2.6 asks torch 2.15's pytree a question that is about to be renamed.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        trainer = Trainer(
+            accelerator="cpu" if config.training.accelerator == "cpu" else "auto",
+            devices=config.training.devices,
+            strategy="ddp" if config.training.devices > 1 else "auto",
+            max_epochs=1,
+            logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+            callbacks=[TQDMProgressBar(refresh_rate=1), *callbacks],
+        )
+        trainer.fit(module, DataLoader(range(first, config.training.steps), batch_size=None))
+
+
+def _attribute(source: str) -> Any:
+    module, _, name = source.partition(":")
+    return getattr(import_module(module), name)

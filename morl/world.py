@@ -1,0 +1,69 @@
+"""Rebuild the embedded world: its base pipeline, and the proxies learned on that model's images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from morl.diffusion.families import decode, family_of
+from morl.diffusion.loading import SHAPES, load_pipeline
+from morl.diffusion.prompts import PromptCache
+from morl.diffusion.rollout import initial_latents, sample
+from morl.diffusion.shapes import train_base
+from morl.randomness import generator
+from rewards.shapes.captions import train_prompts
+from rewards.shapes.proxies import ASSETS as PROXIES
+from rewards.shapes.train import train_proxies
+
+SAMPLES = 2000
+BATCH = 100
+STEPS = 10
+GUIDANCES = (1.0, 2.0)  # labelled images should cover what training and users will see
+
+
+def train_world(out: str | Path, seed: int = 0, *, install: bool = False) -> Path:
+    """Train base model and proxies into `out`; `install` copies them over the packaged assets.
+
+    Resumable: the base model continues where it stopped. About an hour on two CPU cores.
+    """
+    folder = Path(out)
+    pipeline = train_base(folder / "base", seed)
+    prompts = train_prompts(SAMPLES, seed)
+    images = sample_base(str(pipeline), prompts, seed)
+    proxies = train_proxies(folder / "proxies", seed, images, prompts)
+    if install:
+        for source, target in ((pipeline, SHAPES), (Path(proxies), PROXIES)):
+            shutil.copytree(source, target, dirs_exist_ok=True)
+    return folder
+
+
+def sample_base(
+    model: str, prompts: Sequence[str], seed: int
+) -> Float[Tensor, "image 3 height width"]:
+    """Images of the base model, half of the batches at each guidance scale."""
+    pipe = load_pipeline(model)
+    family = family_of(pipe)
+    encode = PromptCache(pipe, family)
+    images = []
+    for number, start in enumerate(tqdm(range(0, len(prompts), BATCH), desc="base samples")):
+        part = list(prompts[start : start + BATCH])
+        noise = initial_latents(pipe, family, len(part), generator(seed, start, 0, "base samples"))
+        rollout = sample(
+            pipe,
+            family,
+            encode(part),
+            torch.zeros(len(part), 1),
+            latents=noise,
+            steps=STEPS,
+            guidance=GUIDANCES[number % len(GUIDANCES)],
+            record=False,
+        )
+        with torch.no_grad():
+            images.append(decode(pipe, rollout.final))
+    return torch.cat(images)

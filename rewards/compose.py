@@ -1,0 +1,45 @@
+"""The words that a composite reward is written with. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rewards.errors import ExpressionError
+from rewards.expression import Aggregate, Combine, Ensemble, Expression, Leaf, number
+from rewards.registry import UserReward
+
+if TYPE_CHECKING:
+    from rewards.reward import Reward
+
+
+def R(reward: str | UserReward | Reward) -> Leaf:
+    """Refer to a raw reward: its name, a path, a function under @rewards.register, or a Reward."""
+    if isinstance(reward, str):
+        if reward.strip():
+            return Leaf(reward.strip())
+    elif isinstance(reward, UserReward):
+        return Leaf(reward.facts.name, reward)
+    else:
+        from rewards.reward import Reward
+
+        if isinstance(reward, Reward):
+            return Leaf(reward.name, reward)
+    raise ExpressionError(
+        "R() takes a reward's name, a Reward, or a function under @rewards.register; got "
+        f"{reward!r}"
+    )
+
+
+def min_(*parts: Expression | float) -> Expression:
+    """The smallest of several expressions, sample by sample."""
+    return Combine("min", tuple(map(number, parts)))
+
+
+def max_(*parts: Expression | float) -> Expression:
+    """The largest of several expressions, sample by sample."""
+    return Combine("max", tuple(map(number, parts)))
+
+
+def ensemble(*members: Expression, aggregate: Aggregate = "mean") -> Expression:
+    """Several measures of one thing, as z-scores on base images: mean, min or mean-std."""
+    return Ensemble(tuple(map(number, members)), aggregate)

@@ -1,0 +1,140 @@
+"""What makes an objective meaningless, said before anything loads. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rewards.errors import UnknownRewardError
+from rewards.expression import Binary, Constraint, Ensemble, Expression, Leaf
+from rewards.ranges import Direction, bounds, directions
+from rewards.scalarization_facts import scalarization_problems
+
+if TYPE_CHECKING:
+    from rewards.objective import Objective
+
+# Names stand in `aesthetic=0.7,alignment=0.3` and in `aesthetic:alignment:7`.
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def maximized_problems(maximized: Sequence[tuple[str, Expression]]) -> Iterator[str]:
+    """Unknown rewards, wrong directions, bad names."""
+    if not maximized:
+        yield "maximize: names no objective; write at least one, name: reward expression"
+    names = [name for name, _ in maximized]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"maximize: {name} is defined twice"
+    for name, expression in maximized:
+        if not _NAME.fullmatch(name):
+            yield f"maximize: a name is letters, digits, '_', '.' and '-'; got {name!r}"
+        for problem in (*_expression_problems(expression, 1), *_wrong_directions(expression)):
+            yield f"maximize.{name}: {problem}"
+
+
+def constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
+    """Unknown rewards, thresholds that are out of range, bounds that contradict each other."""
+    limits: dict[Expression, tuple[float, float]] = {}
+    for position, constraint in enumerate(constraints):
+        where = f"subject_to[{position}]"
+        expression, sense, threshold = (
+            constraint.expression,
+            constraint.sense,
+            constraint.threshold,
+        )
+        for problem in _expression_problems(expression, -1 if sense == "<=" else 1):
+            yield f"{where}: {problem}"
+        low, high = bounds(expression)
+        if not low <= threshold <= high:
+            yield (
+                f"{where}: {constraint}: the threshold must lie in the range of {expression}, "
+                f"{low:g} .. {high:g}"
+            )
+        if constraint in constraints[:position]:
+            yield f"{where}: {constraint} is written twice"
+        least, most = limits.get(expression, (-math.inf, math.inf))
+        least, most = (
+            (least, min(most, threshold)) if sense == "<=" else (max(least, threshold), most)
+        )
+        limits[expression] = least, most
+        if least > most:
+            yield f"{where}: {expression} cannot be both >= {least:g} and <= {most:g}"
+
+
+def objective_problems(objective: Objective) -> Iterator[str]:
+    """What concerns the objective as a whole."""
+    for problem in scalarization_problems(objective.scalarization, objective.params):
+        yield f"scalarization: {problem}"
+    if objective.on not in ("mean", "sample"):
+        yield f"on: must be 'mean' or 'sample'; got {objective.on!r}"
+    pessimism = objective.pessimism
+    is_number = isinstance(pessimism, int | float) and not isinstance(pessimism, bool)
+    if not is_number or not math.isfinite(pessimism) or pessimism < 0:
+        yield f"pessimism: must be a finite number of at least 0; got {pessimism!r}"
+    elif pessimism:
+        nodes = (node for tree in objective.expressions for node in tree.walk())
+        for node in nodes:
+            if isinstance(node, Ensemble) and node.aggregate != "mean":
+                yield (
+                    f"pessimism: {node} is pessimistic itself, and would count its disagreement "
+                    'twice; write aggregate="mean" there, or pessimism 0'
+                )
+    targets: dict[str, object] = {}
+    for leaf in _leaves(objective.expressions):
+        known = targets.setdefault(leaf.name, leaf.target)
+        if known is not leaf.target:
+            yield f"two different rewards are named {leaf.name!r}"
+
+
+def _leaves(expressions: Iterable[Expression]) -> Iterator[Leaf]:
+    for tree in expressions:
+        for node in tree.walk():
+            if isinstance(node, Leaf):
+                yield node
+
+
+def _expression_problems(expression: Expression, role: Direction) -> Iterator[str]:
+    """Problems of one expression that should be large (role 1) or small (-1)."""
+    leaves = expression.leaves()
+    if not leaves:
+        yield f"{expression} reads no reward"
+    for leaf in leaves:
+        try:
+            _ = leaf.facts
+        except UnknownRewardError as error:
+            yield str(error)
+    for node, direction in directions(expression, role):
+        if isinstance(node, Binary) and node.operator == "/":
+            low, high = bounds(node.right)
+            if low <= 0 <= high:
+                yield (
+                    f"{node} may divide by zero: {node.right} ranges over {low:g} .. {high:g}; "
+                    "bound it away from 0 with clip(..., low, high)"
+                )
+        if isinstance(node, Ensemble) and node.aggregate != "mean" and not direction:
+            yield (
+                f"{node} is pessimistic, but in {expression} it is unclear which way that is; "
+                'write aggregate="mean" there'
+            )
+
+
+def _wrong_directions(expression: Expression) -> Iterator[str]:
+    """A lower-is-better reward must count negatively in what is maximised."""
+    for leaf, direction in directions(expression):
+        if not isinstance(leaf, Leaf):
+            continue
+        try:
+            facts = leaf.facts
+        except UnknownRewardError:
+            continue
+        if facts.higher_is_better or direction == -1:
+            continue
+        if direction == 0:
+            yield (
+                f"{leaf} is lower-is-better, and in {expression} it may count either way; bound "
+                "its factor with clip(..., low, high)"
+            )
+        else:
+            negated = f"-R({leaf.name!r}), in YAML -{leaf}"
+            yield f"{leaf} is lower-is-better and would be maximised; write {negated}"

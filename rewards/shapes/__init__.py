@@ -1,0 +1,1 @@
+"""An embedded procedural world whose truth is known: scenes, captions, gold measures, proxies."""

@@ -1,0 +1,73 @@
+"""Small heads on frozen features, M members each, evaluated together."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class EnsembleHead(nn.Module):
+    """M two-layer networks on standardised features: [B, D] -> [B, M].
+
+    s_m(x) = v_m . gelu(U_m (x - mean) / std + b_m) + c_m
+
+    Members differ in initialisation, and in the bootstrap that trains them.
+    """
+
+    def __init__(
+        self, members: int, features: int, hidden: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        draw = torch.randn(members, features, hidden, generator=generator)
+        self.inner = nn.Parameter(draw / math.sqrt(features))
+        self.inner_bias = nn.Parameter(torch.zeros(members, hidden))
+        draw = torch.randn(members, hidden, generator=generator)
+        self.outer = nn.Parameter(draw / math.sqrt(hidden))
+        self.outer_bias = nn.Parameter(torch.zeros(members))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def standardise(self, features: Float[Tensor, "batch feature"]) -> None:
+        """Take mean and standard deviation of the inputs from these features."""
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(features.std(0).clamp(min=1e-6))
+
+    def forward(
+        self, features: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch member"]:
+        x = (features - self.mean) / self.std
+        hidden = F.gelu(torch.einsum("bd,mdh->bmh", x, self.inner) + self.inner_bias)
+        return (hidden * self.outer).sum(-1) + self.outer_bias
+
+
+class AgreementHead(nn.Module):
+    """M pairs of linear maps into spaces of their own: cosine of image and text, [B, M].
+
+    c_m(x, t) = cos(P_m x, Q_m t), P_m and Q_m [D, E], both starting as the same random projection.
+    """
+
+    def __init__(
+        self, members: int, features: int, dimensions: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        draw = torch.randn(members, features, dimensions, generator=generator)
+        self.image = nn.Parameter(draw / math.sqrt(features))
+        self.text = nn.Parameter(self.image.detach().clone())
+
+    def project(
+        self,
+        image: Float[Tensor, "batch feature"],
+        text: Float[Tensor, "caption feature"],
+    ) -> tuple[Float[Tensor, "member batch dim"], Float[Tensor, "member caption dim"]]:
+        """Unit vectors of images and texts, member by member."""
+        x = F.normalize(image, dim=-1) @ self.image
+        t = F.normalize(text, dim=-1) @ self.text
+        return F.normalize(x, dim=-1), F.normalize(t, dim=-1)
+
+    def forward(
+        self, image: Float[Tensor, "batch feature"], text: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch member"]:
+        x, t = self.project(image, text)
+        return (x * t).sum(-1).T

@@ -1,0 +1,208 @@
+"""What cannot work is named before anything loads, all in one go."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from morl.config import check, load_config, require
+from morl.errors import ConfigError, DataError
+
+GROUPS = ("algorithm.name=policy_gradient", "training.batch_size=64")
+
+
+def found(*overrides):
+    return check(load_config("shapes", overrides))
+
+
+def only(*overrides):
+    (problem,) = found(*overrides)
+    return problem
+
+
+def maximize(objectives):
+    """Other objectives, which the recipe's held-out measures do not judge."""
+    return (f"objective.maximize={objectives}", "evaluation.held_out={}")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red star\n")
+    return path
+
+
+def test_the_packaged_recipe_is_fine():
+    assert found() == []
+    require(load_config("shapes"))
+
+
+class TestObjective:
+    def test_no_objective(self):
+        assert "names no objective" in only("objective.maximize={}", "objective.subject_to=[]")
+
+    def test_an_unknown_reward_names_the_nearest(self):
+        problem = only(*maximize("{a: shapes_asthetic, b: sharpness}"))
+        assert "'shapes_asthetic'" in problem
+        assert "nearest: 'shapes_aesthetic'" in problem
+
+    def test_a_lower_is_better_reward_is_not_maximised(self):
+        problem = only(*maximize("{a: shapes_unsafe, b: sharpness}"))
+        assert "-R" in problem or "-shapes_unsafe" in problem
+
+    def test_an_expression_that_does_not_parse(self):
+        assert "objective" in only(*maximize("{a: 'sharpness +', b: sharpness}"))
+
+    def test_a_constraint_that_does_not_compare(self):
+        assert "objective" in only("objective.subject_to=[shapes_unsafe]")
+
+    def test_an_unknown_scalarisation_names_the_nearest(self):
+        assert "linear" in only("objective.scalarization=liner")
+
+    def test_gold_never_trains_unless_that_is_meant(self):
+        overrides = (*maximize("{a: gold_alignment, b: sharpness}"), *GROUPS)
+        assert "gold_alignment is a gold measure" in only(*overrides)
+        assert found(*overrides, "objective.allow_gold=true") == []
+
+
+class TestAlgorithm:
+    def test_a_reward_without_gradients_and_an_algorithm_that_needs_them(self):
+        problem = only(*maximize("{a: jpeg_compressibility, b: sharpness}"))
+        assert "draft needs gradients" in problem
+        assert "jpeg_compressibility has none" in problem
+        assert "policy_gradient, nft" in problem
+
+    def test_the_same_reward_and_an_algorithm_that_needs_none(self):
+        assert found(*maximize("{a: jpeg_compressibility, b: sharpness}"), *GROUPS) == []
+
+    def test_a_constraint_without_gradients_counts_too(self):
+        constraint = "objective.subject_to=[jpeg_compressibility >= -9]"
+        assert "jpeg_compressibility has none" in only(constraint, "evaluation.held_out={}")
+
+    def test_a_batch_that_groups_do_not_divide(self):
+        # 8 x 2 = 16 images a prompt
+        problem = only(*GROUPS, "training.batch_size=40")
+        assert "group_size x weights_per_prompt = 8 x 2 = 16; got 40 (nearest: 32 or 48)" in problem
+        assert "nearest: 16)" in only(*GROUPS, "training.batch_size=4")
+
+    def test_more_differentiated_steps_than_steps(self):
+        problem = only("algorithm.last_steps=20", "algorithm.renoise_copies=0")
+        assert "must be at most base.steps = 10; got 20" in problem
+
+    def test_renoised_copies_of_several_steps(self):
+        assert "renoise_copies: 0" in only("algorithm.last_steps=2")
+
+    def test_a_share_of_less_than_one_step(self):
+        assert "the least is 0.1" in only(*GROUPS, "algorithm.timestep_fraction=0.05")
+
+
+def test_what_the_adapter_refuses_is_named_with_its_section():
+    assert "adapter.rank: must be a multiple of the 3" in only("adapter.core=experts")
+
+
+class TestRegion:
+    def test_part_of_the_simplex(self):
+        assert found("weights.low={aesthetic: 0.2}", "weights.high={alignment: 0.5}") == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["weights.vertex=0.7", "weights.edge=0.7"], "more than 1 together"),
+            (["weights.low.asthetic=0.1"], "no such objective; nearest: 'aesthetic'"),
+            (["weights.low={aesthetic: 0.6, alignment: 0.6}"], "the sum of low is 1.2"),
+            (
+                ["weights.high={aesthetic: 0.3, alignment: 0.3, preference: 0.3}"],
+                "the sum of high 0.9",
+            ),
+            (
+                ["weights.low={aesthetic: 0.4}", "weights.high={aesthetic: 0.2}"],
+                "low of aesthetic (0.4) lies above its high (0.2)",
+            ),
+            (["weights.low={aesthetic: -1}"], "must lie in [0, 1]; got -1"),
+        ],
+    )
+    def test_an_impossible_region(self, overrides, message):
+        assert message in only(*overrides)
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("evaluation.held_out.asthetic=gold_aesthetic", "nearest: 'aesthetic'"),
+            ("evaluation.held_out.aesthetic=gold_asthetic", "nearest: 'gold_aesthetic'"),
+            ("evaluation.held_out.aesthetic='gold_aesthetic +'", "evaluation.held_out.aesthetic: "),
+            ("evaluation.held_out={aesthetic: sharpness}", "no measure for alignment, preference"),
+            ("evaluation.axes.asthetic=[0, 1]", "nearest: 'aesthetic'"),
+            ("evaluation.axes.aesthetic=[1, 0]", "must be [nadir, ideal], the lower first"),
+            ("evaluation.axes.aesthetic=[1]", "must be [nadir, ideal], the lower first"),
+        ],
+    )
+    def test_held_out_measures_and_axes(self, override, message):
+        assert message in only(override)
+
+    def test_none_at_all_is_fine(self):
+        assert found("evaluation.held_out={}") == []
+
+
+class TestFiles:
+    def test_a_prompt_file(self, prompts):
+        assert found(f"prompts.train={prompts}") == []
+
+    def test_a_missing_one_is_a_data_error(self):
+        config = load_config("shapes", ["prompts.train=none.txt"])
+        assert "no such file" in check(config)[0]
+        with pytest.raises(DataError, match=r"prompts\.train"):
+            require(config)
+
+    def test_bytes_that_are_not_text(self, prompts):
+        prompts.write_bytes(b"fine\ncaf\xe9\n")
+        assert "line 2: byte 0xe9" in only(f"prompts.held_out={prompts}")
+
+    def test_evaluating_on_the_training_prompts(self, prompts):
+        problem = only(f"prompts.train={prompts}", f"prompts.held_out={prompts}")
+        assert "evaluation needs unseen prompts" in problem
+
+    def test_a_missing_adapter(self):
+        assert "adapter.init_from: no such file" in only("adapter.init_from=none.safetensors")
+
+    def test_a_model_that_is_nowhere(self):
+        assert "base.model: got 'shaeps'" in only("base.model=shaeps")
+
+    def test_a_folder_that_is_no_pipeline(self, tmp_path):
+        assert "no model_index.json" in only(f"base.model={tmp_path}")
+
+    def test_a_hub_id_is_not_looked_up(self):
+        assert found("base.model=stable-diffusion-v1-5/stable-diffusion-v1-5") == []
+
+
+def test_all_problems_in_one_go():
+    overrides = (
+        "objective.maximize={a: jpeg_compressibility, b: nonsense}",
+        "objective.subject_to=[]",
+        "weights.vertex=1",
+        "weights.low.c=0.5",
+        "algorithm.last_steps=20",
+        "prompts.train=none.txt",
+        "base.model=nowhere",
+    )
+    problems = found(*overrides)
+    for word in ("nonsense", "jpeg", "vertex", "low.c", "last_steps", "none.txt", "nowhere"):
+        assert any(word in problem for problem in problems), word
+    with pytest.raises(ConfigError) as error:
+        require(load_config("shapes", overrides))
+    assert error.value.problems == problems
+
+
+def test_a_check_takes_no_second_and_loads_no_torch():
+    code = (
+        "import sys, time; from morl.config import check, load_config; start = time.monotonic();"
+        "problems = check(load_config('shapes'));"
+        "print(problems, 'torch' in sys.modules, time.monotonic() - start < 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["[]", "False", "True"]

@@ -1,0 +1,124 @@
+"""The golden table: one row a function, a fixed input and the value it has always had.
+
+Rows say that nothing moved, not that it is right: derivations stand in each function's own tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rewards.calibration import Calibration
+from rewards.constraints import DualAscent, lagrangian_penalty, violation
+from rewards.facts_table import FACTS
+from rewards.members import aggregate
+from rewards.registry import build
+from rewards.reward import ImageBatch
+from rewards.scalarization import utility, utility_gradient
+from rewards.scalarization_facts import SCALARIZATIONS
+
+# Rewards [2,3] and weights [2,3]; members [2,3]; costs [2,2]; images: see `golden_images`.
+REWARDS = torch.tensor([[0.3, -1.2, 2.0], [1.1, 0.4, -0.7]])
+WEIGHTS = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
+MEMBERS = torch.tensor([[1.0, 20.0, 0.3], [2.0, 26.0, 0.1]])
+BASE_MEAN, BASE_STD = torch.tensor([1.5, 22.0, 0.2]), torch.tensor([0.5, 4.0, 0.1])
+COSTS = torch.tensor([[0.10, 0.7], [0.04, 0.2]])
+VALID = torch.tensor([[True, False], [True, True]])
+LIMITS, MULTIPLIERS = [0.03, 0.5], torch.tensor([2.0, 0.5])
+
+
+def golden_images() -> Tensor:
+    """Two images [2,3,8,8] in [0,1]: a colour ramp, and its product with a chessboard."""
+    ramp = torch.linspace(0, 1, 8)
+    red, green = ramp[:, None].expand(8, 8), ramp[None].expand(8, 8)
+    image = torch.stack([red, green, (red * green + 0.25) / 1.25])
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    return torch.stack([image, image * (0.5 + 0.5 * board)])
+
+
+def member_values(how: str, direction: int) -> list[float]:
+    value, std = aggregate(MEMBERS, BASE_MEAN, BASE_STD, how, direction)
+    return [*value.tolist(), *std.tolist()]
+
+
+def multipliers_after_two_steps() -> list[float]:
+    duals = DualAscent(2, learning_rate=0.5, ema=0.25)
+    duals.update(torch.tensor([0.4, -0.1]))
+    duals.update(torch.tensor([0.2, 0.3]))
+    return duals.multipliers.tolist()
+
+
+def score(name: str) -> list[float]:
+    images = golden_images()
+    return build(name).score(ImageBatch(images, ["a red circle"] * 2)).values.tolist()
+
+
+def fitted() -> list[float]:
+    calibration = Calibration.fit(("a", "b", "c"), REWARDS, torch.ones_like(REWARDS).bool())
+    return [*calibration.mean, *calibration.std]
+
+
+def violations() -> list[float]:
+    senses = zip(LIMITS, ("<=", ">="), strict=True)
+    return [violation(COSTS[:, j], VALID[:, j], *limit)[0] for j, limit in enumerate(senses)]
+
+
+ROWS: dict[str, tuple[Callable[[], list[float]], list[float]]] = {
+    "linear": (lambda: utility("linear")(REWARDS, WEIGHTS).tolist(), [0.06, 0.49]),
+    "chebyshev": (
+        lambda: utility("chebyshev", {"rho": 0.1})(REWARDS, WEIGHTS).tolist(),
+        [-2.394, -1.391],
+    ),
+    "smooth_chebyshev": (
+        lambda: utility("smooth_chebyshev", {"mu": 0.1})(REWARDS, WEIGHTS).tolist(),
+        [-2.1, -1.195444],
+    ),
+    "utility_gradient": (
+        lambda: utility_gradient("smooth_chebyshev", REWARDS, WEIGHTS, mu=1.0)[0].tolist(),
+        [0.030556, 0.363521, 0.036054],
+    ),
+    "aggregate mean": (
+        lambda: member_values("mean", 1),
+        [7.644444, 8.411111, 1.595944, 1.770541],
+    ),
+    "aggregate min": (lambda: member_values("min", 1), [6.366667, 6.366667, 1.595944, 1.770541]),
+    "aggregate min of a cost": (
+        lambda: member_values("min", -1),
+        [9.433333, 9.433333, 1.595944, 1.770541],
+    ),
+    "aggregate mean-std": (
+        lambda: member_values("mean-std", 1),
+        [6.048501, 6.640571, 1.595944, 1.770541],
+    ),
+    "violation": (violations, [0.04, 0.3]),
+    "lagrangian_penalty": (
+        lambda: lagrangian_penalty(COSTS, VALID, LIMITS, MULTIPLIERS, ["<=", ">="]).tolist(),
+        [0.14, 0.32],
+    ),
+    "DualAscent": (multipliers_after_two_steps, [0.2625, 0.103125]),
+    "Calibration.fit": (fitted, [0.7, -0.4, 0.65, 0.565685, 1.131371, 1.909188]),
+    "brightness": (lambda: score("brightness"), [0.4886, 0.366334]),
+    "colorfulness": (lambda: score("colorfulness"), [0.503049, 0.402839]),
+    "contrast": (lambda: score("contrast"), [0.235999, 0.220932]),
+    "saturation": (lambda: score("saturation"), [0.583141, 0.583141]),
+    "sharpness": (lambda: score("sharpness"), [0.0, 0.9772]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_value(name):
+    function, expected = ROWS[name]
+    assert function() == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_scalarisation_and_every_closed_form_on_pixels_has_a_row():
+    # The size of a JPEG file depends on the libjpeg that Pillow was built with.
+    closed_forms = {
+        name
+        for name, facts in FACTS.items()
+        if facts.source.startswith("rewards.scorers.quality:") and facts.differentiable
+    }
+    assert closed_forms | set(SCALARIZATIONS) <= set(ROWS)
