@@ -133,9 +133,11 @@ def _training_sections(
             _figure(
                 f"Constraint in training: {constraint}",
                 "The batch mean of the learned cost, plus pessimism, and the multiplier.",
-                figures.constraint_figure(metrics, constraint.name, constraint.threshold),
+                figures.constraint_figure(metrics, name, constraint.threshold),
             )
-            for constraint in objective.constraints
+            for name, constraint in zip(
+                objective.constraint_names, objective.constraints, strict=True
+            )
         ),
     ]
 
@@ -209,7 +211,7 @@ def _figure(title: str, text: str, figure: go.Figure) -> dict[str, Any]:
         figure,
         full_html=False,
         include_plotlyjs=False,
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
     )
     return {"title": title, "text": text, "figure": Markup(html)}
 

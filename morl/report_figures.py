@@ -22,8 +22,8 @@ LAYOUT: dict[str, Any] = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
-    "margin": {"l": 55, "r": 15, "t": 40, "b": 50},
-    "legend": {"orientation": "h", "y": -0.22},
+    "margin": {"l": 65, "r": 25, "t": 40, "b": 95},
+    "legend": {"orientation": "h", "y": -0.3},
 }
 AXIS = {"gridcolor": "rgba(128,136,144,.25)", "zeroline": False}
 
@@ -31,7 +31,7 @@ AXIS = {"gridcolor": "rgba(128,136,144,.25)", "zeroline": False}
 def front_figure(front: Front) -> go.Figure:
     """Mean rewards at every weight vector, one panel for each pair of objectives."""
     pairs = list(combinations(range(len(front.names)), 2))
-    figure = make_subplots(cols=len(pairs), rows=1, horizontal_spacing=0.09)
+    figure = make_subplots(cols=len(pairs), rows=1, horizontal_spacing=0.1)
     mean, error, base = front.mean, front.standard_error, front.base.mean(axis=0)
     colours = [mixed(weights) for weights in front.weights]
     labels = [_describe(front.names, weights) for weights in front.weights]
@@ -108,7 +108,7 @@ def curves_figure(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) ->
             x=steps, y=_smooth(values), mode="lines", line={"color": _rgb(colour)}, name=name
         )
     figure.update_xaxes(title_text="update")
-    figure.update_yaxes(title_text="proxy reward, base standard deviations")
+    figure.update_yaxes(title_text="reward, base SDs")
     return _styled(figure, 340)
 
 

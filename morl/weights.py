@@ -93,15 +93,20 @@ def region_vertices(
         raise WeightError(f"bounds must have {k} entries; got {len(bottom)} and {len(top)}")
     if any(not 0 <= below <= above <= 1 for below, above in zip(bottom, top, strict=True)):
         raise WeightError(f"bounds must satisfy 0 <= low <= high <= 1; got {bottom} and {top}")
+    bounds = list(zip(bottom, top, strict=True))
+    candidates = (
+        [*at[:free], 1 - sum(at), *at[free:]]
+        for free in range(k)
+        for at in itertools.product(*(pair for n, pair in enumerate(bounds) if n != free))
+    )
     corners: list[list[float]] = []
-    for free in range(k):
-        others = [n for n in range(k) if n != free]
-        for at in itertools.product(*((bottom[n], top[n]) for n in others)):
-            rest = 1 - sum(at)
-            if bottom[free] - TOLERANCE <= rest <= top[free] + TOLERANCE:
-                corner = [*at[:free], rest, *at[free:]]
-                if not any(_close(corner, known) for known in corners):
-                    corners.append(corner)
+    for corner in candidates:
+        inside = all(
+            below - TOLERANCE <= share <= above + TOLERANCE
+            for share, (below, above) in zip(corner, bounds, strict=True)
+        )
+        if inside and not any(_close(corner, known) for known in corners):
+            corners.append(corner)
     if not corners:
         raise WeightError(
             f"no weight vector lies between low = {bottom} and high = {top}: the sum of low must "

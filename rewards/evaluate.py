@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewards.calibration import Calibration, moments
-from rewards.errors import RewardFault
+from rewards.errors import CalibrationError, RewardFault
 from rewards.expression import Calibrated, Ensemble, Expression, Leaf
 from rewards.function_reward import FunctionReward
 from rewards.members import require_disagreement
@@ -99,9 +99,11 @@ class BoundObjective:
     def fit(self, tables: Sequence[RewardTable]) -> None:
         """Learn what `calibrated()` and `ensemble()` need from raw scores of base-model images.
 
-        Raises CalibrationError for a part that never varies, NoProtectionError for members that
-        never disagree.
+        Raises CalibrationError for no scores at all and for a part that never varies,
+        NoProtectionError for members that never disagree.
         """
+        if not tables:
+            raise CalibrationError("`fit` got no scores of base-model images")
         joined = RewardTable.joined(tables)
         raw = RewardTable(joined.values.detach(), joined.valid, joined.std.detach(), joined.names)
         self.statistics = {}

@@ -104,12 +104,9 @@ def utility_gradient(
     """Gradient of the utility at a mean reward vector: what each objective's advantage is worth.
 
     a_k = d s / d r_k at r = `rewards`; constants, no gradient flows through them. For `linear` it
-    is the weight vector itself. With on="mean" the policy follows sum_k a_k A_k, the gradient of
+    is the weight vector. With on="mean" the policy follows sum_k a_k A_k, the gradient of
     the utility of the *expected* reward vector.
     """
-    if name == "linear":
-        _same_shape(rewards, weights)
-        return weights.detach()
     with torch.enable_grad():
         at = rewards.detach().requires_grad_()
         value = utility(name, params)(at, weights.detach())

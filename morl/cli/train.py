@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from morl.errors import ConfigError
 from morl.training.durable import require_writable
 from morl.training.run import RunDirectory
 
+CHOSEN_RUN = "MORL_CHOSEN_RUN"
 EXAMPLES = """examples:
   morl train shapes                                  the packaged recipe
   morl train my.yaml --out runs/mine                 your own file
@@ -60,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     require(config)
     out = arguments.out or default_out(arguments.recipe, arguments.resume)
+    os.environ[CHOSEN_RUN] = str(out)
     if arguments.dry_run:
         RunDirectory(out).check(
             config, resume=arguments.resume, allow_config_change=arguments.allow_config_change
@@ -92,7 +95,12 @@ def measure(out: Path) -> None:
 
 
 def default_out(recipe: str, resume: bool) -> Path:
-    """Name the run after its recipe; a new run takes the next free number."""
+    """Name the run after its recipe; a new run takes the next free number.
+
+    Processes that Lightning starts beside the first one read the name that it has chosen.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        return Path(os.environ[CHOSEN_RUN])
     if Path(recipe).is_dir():
         if resume:
             return Path(recipe)

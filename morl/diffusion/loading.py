@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from morl.diffusion.families import FAMILIES, Family, family_of
@@ -17,7 +17,6 @@ from morl.errors import DataError, IntegrityError, PipelineError
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format
 SIGNS_PER_TENSOR = 64  # enough to tell any two trainings apart, cheap for a large model
 
 
@@ -45,13 +44,19 @@ def load_pipeline(
     }
     if family.pipeline == "StableDiffusionPipeline":
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
-    pipe = DiffusionPipeline.from_pretrained(
-        folder,
-        use_safetensors=True,
-        local_files_only=True,
-        dtype={"default": dtype, "vae": torch.float32},
-        **keywords,
-    )
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype={"default": dtype, "vae": torch.float32},
+            **keywords,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: incomplete or inconsistent pipeline ({_first_line(error)}); save it again "
+            "with save_pretrained, without a variant"
+        ) from error
     if type(pipe.scheduler).__name__ != family.scheduler:
         pipe.scheduler = _replaced(pipe, family)
     pipe.register_to_config(_name_or_path=_label(model))
@@ -165,15 +170,15 @@ def _refuse_bad_weights(folder: Path) -> None:
 
 
 def _refuse_bad_safetensors(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(9)
-    length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
-    if start[8:] != b"{" or not 2 <= length <= min(size - 8, HEADER_LIMIT):
+    # Opening maps the file and compares its header with its length; no weight is read.
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
         raise IntegrityError(
-            f"{path} is not a safetensors file (truncated, or another format under that name); "
-            "download or save it again"
-        )
+            f"{path} is not a whole safetensors file ({_first_line(error)}): truncated, or another "
+            "format under that name; download or save it again"
+        ) from error
 
 
 def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.diffusion.families import Family
-from morl.diffusion.recorder import Call, Trajectory
 from morl.diffusion.rollout import Bind, Rollout
 from morl.diffusion.steps import StepMoments, gaussian_log_prob
+from morl.diffusion.trajectory import Call, Trajectory
 from morl.errors import PipelineError
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from morl.diffusion.families import Family, latent_channels
 from morl.diffusion.prompts import Conditioning
-from morl.diffusion.recorder import Call, Recorder, Trajectory, argument_names, call_of
+from morl.diffusion.recorder import Recorder
+from morl.diffusion.request import Request, check_rows
+from morl.diffusion.trajectory import Trajectory
 from morl.errors import PipelineError
 
 Bind = Callable[[Tensor], AbstractContextManager[Any]]
@@ -86,12 +89,9 @@ def sample(
     makes the context in which the denoiser reads `weights`; record=False keeps only the result.
     Raises ValueError for bad arguments, PipelineError if the pipeline is not what its family says.
     """
-    _check_rows("weights", weights, conditioning)
-    request = _Request(pipe, family, conditioning, latents, steps, guidance)
-    recorder = request.recorder(eta=eta, generator=generator, record=record)
-    with torch.no_grad(), bind(weights), recorder.attached():
-        result = pipe(**request.arguments())
-    return request.rollout(recorder, result[0], weights, eta)
+    check_rows("weights", weights, conditioning)
+    request = Request(pipe, family, conditioning, latents, steps, guidance)
+    return _run(request, pipe, weights, bind, eta=eta, generator=generator, record=record)
 
 
 def sample_with_gradient(
@@ -119,57 +119,24 @@ def sample_with_gradient(
     """
     if not 1 <= last_steps <= steps:
         raise ValueError(f"`last_steps` must lie in 1..{steps} (`steps`); got {last_steps}")
-    _check_rows("weights", weights, conditioning)
-    request = _Request(pipe, family, conditioning, latents, steps, guidance)
-    recorder = request.recorder(
-        eta=eta, generator=generator, record=True, gradient_from=steps - last_steps
+    check_rows("weights", weights, conditioning)
+    request = Request(pipe, family, conditioning, latents, steps, guidance)
+    rollout = _run(
+        request,
+        partial(_undecorated_call(pipe), pipe),
+        weights,
+        bind,
+        eta=eta,
+        generator=generator,
+        record=True,
+        gradient_from=steps - last_steps,
     )
-    call = _undecorated_call(pipe)
-    with torch.set_grad_enabled(last_steps == steps), bind(weights), recorder.attached():
-        result = call(pipe, **request.arguments())
-    if not result[0].requires_grad:
+    if not rollout.final.requires_grad:
         raise PipelineError(
             f"{family.pipeline}: no gradient reaches the final latents; no parameter of the "
             f"{family.denoiser} requires one, or the pipeline switches gradients off inside"
         )
-    return request.rollout(recorder, result[0], weights, eta)
-
-
-def first_call(
-    pipe: DiffusionPipeline,
-    family: Family,
-    conditioning: Conditioning,
-    latents: Float[Tensor, "batch channel height width"],
-    *,
-    guidance: float = 1.0,
-) -> Call:
-    """Return what the pipeline would give the denoiser first, without running the denoiser.
-
-    It is the conditioning that `morl.diffusion.replay.denoise` needs for images that no rollout
-    made. `latents` only set the size. Raises as `sample` does.
-    """
-    request = _Request(pipe, family, conditioning, latents, 1, guidance)
-    denoiser = family.denoiser_of(pipe)
-    names = argument_names(family, denoiser)
-
-    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached(call_of(family, names, len(conditioning), args, kwargs))
-
-    hook = denoiser.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        pipe(**request.arguments())
-    except _Reached as reached:
-        return reached.call
-    finally:
-        hook.remove()
-    raise PipelineError(f"{family.pipeline}: the pipeline never called its {family.denoiser}")
-
-
-class _Reached(Exception):
-    """Carries the first denoiser call out of the pipeline."""
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
+    return rollout
 
 
 def _undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
@@ -183,82 +150,39 @@ def _undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
     return call
 
 
-def _check_rows(name: str, rows: Tensor, conditioning: Conditioning) -> None:
-    batch = len(conditioning)
-    if len(rows) != batch:
-        raise ValueError(f"`{name}` must have one row a prompt, {batch}; got {len(rows)}")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The arguments that both ways of sampling share, checked."""
-
-    pipe: DiffusionPipeline
-    family: Family
-    conditioning: Conditioning
-    latents: Tensor
-    steps: int
-    guidance: float
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
-        if self.family.classifier_free and not self.guidance >= 1:
-            raise ValueError(f"`guidance` must be >= 1, 1 being none; got {self.guidance}")
-        _check_rows("latents", self.latents, self.conditioning)
-        found = type(self.pipe.scheduler).__name__
-        if found != self.family.scheduler:
-            raise PipelineError(
-                f"{self.family.pipeline}: the scheduler must be {self.family.scheduler}, "
-                f"got {found}; `morl.diffusion.loading.load_pipeline` sets it"
-            )
-
-    def recorder(
-        self,
-        *,
-        eta: float,
-        generator: torch.Generator | None,
-        record: bool,
-        gradient_from: int | None = None,
-    ) -> Recorder:
-        return Recorder(
-            self.pipe,
-            self.family,
-            batch=len(self.conditioning),
-            guidance=self.guidance,
-            eta=eta,
-            generator=generator,
-            record=record,
-            gradient_from=gradient_from,
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        height, width = self.latents.shape[-2:]
-        scale = self.pipe.vae_scale_factor
-        embeddings = self.conditioning.arguments(self.family.groups(self.guidance) == 2)
-        # Some pipelines cast given latents to this dtype and some do not.
-        latents = self.latents.to(embeddings["prompt_embeds"].dtype)
-        return {
-            **embeddings,
-            "latents": self.family.pack(latents),
-            "height": height * scale,
-            "width": width * scale,
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-            "output_type": "latent",
-            "return_dict": False,
-        }
-
-    def rollout(self, recorder: Recorder, result: Tensor, weights: Tensor, eta: float) -> Rollout:
-        final, trajectory = recorder.finish(result)
-        height, width = self.latents.shape[-2:]
-        return Rollout(
-            prompts=self.conditioning.prompts,
-            weights=weights,
-            noise=self.latents,
-            final=self.family.unpack(final, height, width),
-            guidance=self.guidance,
-            eta=eta,
-            trajectory=trajectory,
-            predictions=tuple(recorder.predictions),
-        )
+def _run(
+    request: Request,
+    call: Callable[..., Any],
+    weights: Tensor,
+    bind: Bind,
+    *,
+    eta: float,
+    generator: torch.Generator | None,
+    record: bool,
+    gradient_from: int | None = None,
+) -> Rollout:
+    recorder = Recorder(
+        request.pipe,
+        request.family,
+        batch=len(request.conditioning),
+        guidance=request.guidance,
+        eta=eta,
+        generator=generator,
+        record=record,
+        gradient_from=gradient_from,
+    )
+    # The recorder may switch gradients on in mid-call; this context restores the mode, also
+    # when the call raises.
+    with torch.set_grad_enabled(gradient_from == 0), bind(weights), recorder.attached():
+        final, trajectory = recorder.finish(call(**request.arguments())[0])
+        final = request.family.unpack(final, *request.latents.shape[-2:])
+    return Rollout(
+        prompts=request.conditioning.prompts,
+        weights=weights,
+        noise=request.latents,
+        final=final,
+        guidance=request.guidance,
+        eta=eta,
+        trajectory=trajectory,
+        predictions=tuple(recorder.predictions),
+    )

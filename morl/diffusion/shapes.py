@@ -26,7 +26,12 @@ from morl.diffusion.shapes_text import (
     reading_loss,
     tokenize,
 )
-from morl.diffusion.shapes_unet import build_scheduler, build_unet, denoising_loss
+from morl.diffusion.shapes_unet import (
+    build_scheduler,
+    build_unet,
+    denoising_loss,
+    draw_timesteps,
+)
 from morl.diffusion.shapes_vae import (
     WHOLE_SHARE,
     build_vae,
@@ -40,6 +45,7 @@ from rewards.shapes.render import render, sample_scenes
 from rewards.shapes.scenes import Scene
 
 EMPTY_CAPTIONS = 0.1  # share of empty captions, what guidance needs
+DETAIL_SHARE = 0.75  # of the timesteps of the second stage
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Budget:
     """How much of everything; the defaults take about 50 minutes on two CPU cores.
 
     images: scenes drawn; vae_steps of vae_batch crops (a third as many whole images at the end);
-    text_steps of text_batch captions; unet_steps of unet_batch latents.
+    text_steps of text_batch captions; unet_steps, then detail_steps of unet_batch latents.
     """
 
     images: int = 12_000
@@ -56,6 +62,7 @@ class Budget:
     text_steps: int = 200
     text_batch: int = 64
     unet_steps: int = 1_200
+    detail_steps: int = 1_000
     unet_batch: int = 48
 
     def scaled(self, factor: float) -> "Budget":
@@ -68,6 +75,7 @@ class Budget:
                 ("vae_steps", self.vae_steps),
                 ("text_steps", self.text_steps),
                 ("unet_steps", self.unet_steps),
+                ("detail_steps", self.detail_steps),
             )
         }
         return replace(self, **steps)
@@ -99,7 +107,8 @@ def train_base(
     reader = Reader(build_text_encoder(tokenizer, seed)).to(device)
     fit_reader(reader, tokenizer, scenes, plan, state, seed)
     unet = build_unet(seed, device)
-    fit_unet(unet, reader.text_encoder, tokenizer, latents, scenes, plan, state, seed)
+    for detail in (False, True):
+        fit_unet(unet, reader.text_encoder, tokenizer, latents, scenes, plan, state, seed, detail)
     return save_pipeline(vae, tokenizer, reader.text_encoder, unet, Path(out_dir) / "pipeline")
 
 
@@ -158,24 +167,32 @@ def fit_unet(
     plan: Budget,
     state: Path,
     seed: int,
+    detail: bool = False,
     stop_after: int | None = None,
 ) -> bool:
-    """Train the U-Net on samples of the posteriors (mean, std); returns whether finished."""
+    """Train the U-Net on samples of the posteriors (mean, std); returns whether finished.
+
+    detail: the second stage, which draws most timesteps where outlines form.
+    """
     scheduler = build_scheduler()
     mean, std = latents
+    share = DETAIL_SHARE if detail else 0.0
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rows, prompts = _draw_captions(scenes, plan.unet_batch, generator)
-        noise = torch.randn(mean[rows].shape, generator=generator).to(mean.device)
-        sample = (mean[rows] + std[rows] * noise).to(unet.device)
+        spread = torch.randn(mean[rows].shape, generator=generator).to(mean.device)
+        sample = (mean[rows] + std[rows] * spread).to(unet.device)
+        noise = torch.randn(sample.shape, generator=generator).to(unet.device)
+        timesteps = draw_timesteps(len(sample), share, generator).to(unet.device)
         with torch.no_grad():
             context = text_encoder(tokenize(tokenizer, prompts).to(unet.device))[0]
-        return denoising_loss(unet, scheduler, sample, context, generator)
+        return denoising_loss(unet, scheduler, sample, context, noise, timesteps)
 
-    schedule = Schedule(
-        plan.unet_steps, learning_rate=1.5e-3, warmup=50, average=0.998, memory=0.99
+    name, steps, rate = (
+        ("detail", plan.detail_steps, 1e-3) if detail else ("unet", plan.unet_steps, 1.5e-3)
     )
-    return fit("unet", unet, loss, schedule, state, seed, stop_after)
+    schedule = Schedule(steps, rate, warmup=50, average=0.998, memory=0.99)
+    return fit(name, unet, loss, schedule, state, seed, stop_after)
 
 
 def _draw_captions(

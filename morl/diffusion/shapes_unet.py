@@ -3,12 +3,13 @@
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from morl.diffusion.shapes_text import WIDTH
 
 TIMESTEPS = 1000
+DETAIL_TIMESTEPS = (100, 650)  # signal-to-noise ratios 9 to 0.015
 
 
 def build_unet(seed: int, device: str = "cpu") -> UNet2DConditionModel:
@@ -69,20 +70,29 @@ def denoising_loss(
     scheduler: DDIMScheduler,
     latents: Float[Tensor, "batch 4 16 16"],
     context: Float[Tensor, "batch token feature"],
-    generator: torch.Generator,
+    noise: Float[Tensor, "batch 4 16 16"],
+    timesteps: Int[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
     """Mean squared error of the velocity, v = sqrt(a) e - sqrt(1 - a) x.
 
-    x: `latents`, of unit variance; e: standard normal noise; a: cumulative alpha of a uniform
-    timestep; noise, then timesteps are drawn from `generator`; context: states of the text
-    encoder. As an error of x it is weighted by 1 + SNR, so the noisiest levels, where place and
-    colour are decided, count in full. Source: arXiv 2202.00512, section 4.
+    x: `latents`, of unit variance; e: `noise`, standard normal; a: cumulative alpha at
+    `timesteps`, 0..999; context: states of the text encoder. As an error of x it is weighted by
+    1 + SNR, so the noisiest levels, where place and colour are decided, count in full.
+    Source: arXiv 2202.00512, section 4.
     """
-    device = latents.device
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    timesteps = torch.randint(TIMESTEPS, (len(latents),), generator=generator).to(device)
-    alpha = scheduler.alphas_cumprod.to(device)[timesteps, None, None, None]
+    alpha = scheduler.alphas_cumprod.to(latents.device)[timesteps, None, None, None]
     signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
     noisy = (signal * latents + spread * noise).contiguous(memory_format=torch.channels_last)
     predicted: Tensor = unet(noisy, timesteps, context).sample
     return (predicted - (signal * noise - spread * latents)).square().mean()
+
+
+def draw_timesteps(
+    count: int, detail_share: float, generator: torch.Generator
+) -> Int[Tensor, " batch"]:
+    """Uniform timesteps, but a share of them within `DETAIL_TIMESTEPS`, where outlines form."""
+    timesteps = torch.randint(TIMESTEPS, (count,), generator=generator)
+    if detail_share == 0:
+        return timesteps
+    detail = torch.randint(*DETAIL_TIMESTEPS, (count,), generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < detail_share, detail, timesteps)

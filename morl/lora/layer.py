@@ -108,5 +108,6 @@ class GatedLayer(LoraVariant):  # type: ignore[misc]
                 "`adapter.enable_gradient_checkpointing()`, which binds them again in the backward"
             )
         return WeightError(
-            f"{self.path}: its input has {x.shape[0]} rows where the denoiser batch has {bound}; a layer that splits or joins samples cannot be adapted"
+            f"{self.path}: its input has {x.shape[0]} rows where the denoiser batch has {bound}; a "
+            "layer that splits or joins samples cannot be adapted"
         )

@@ -81,9 +81,12 @@ class KeepRun(Callback):
 class Strips(Callback):
     """Saves image strips along each edge of the simplex, at prompts and noise that never change."""
 
-    def __init__(self, run: RunDirectory, parts: Assembly, config: Config) -> None:
+    def __init__(
+        self, run: RunDirectory, parts: Assembly, module: AlignmentModule, config: Config
+    ) -> None:
         self.run = run
         self.parts = parts
+        self.module = module
         self.config = config
         self.prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
 
@@ -100,6 +103,10 @@ class Strips(Callback):
         last = step == self.config.training.steps
         if not trainer.is_global_zero or (step % self.config.training.sample_every and not last):
             return
+        with self.module.ema.applied(self.parts.adapter):
+            self._save(step)
+
+    def _save(self, step: int) -> None:
         names = self.config.names
         edges = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
         for number, (i, j) in enumerate(edges):

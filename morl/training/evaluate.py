@@ -23,6 +23,7 @@ from morl.prompts import load_prompts
 from morl.randomness import generator
 from morl.training.assemble import Assembly, assemble
 from morl.training.run import RunDirectory
+from morl.training.state import read_statistics
 from morl.weights import das_dennis, edge_path
 from rewards.evaluate import BoundObjective
 from rewards.expression import Constraint
@@ -69,6 +70,7 @@ def evaluate_run(
     parts = assemble(_sampling(config))
     _, parameters = read_adapter(run.path / ADAPTER_FILE)
     parts.adapter.load_state_dict(parameters)
+    parts.bound.statistics = read_statistics(run)
     judge = _judge(config, parts, rewards or ())
     prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
     result = measure(parts, judge, prompts, full=full)
@@ -129,9 +131,11 @@ def _judge(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     if not all(name in held_out for name in config.names):
         return Judge(bound, None)
     constraints = tuple(
-        Constraint(parse_expression(held_out[c.name]), c.sense, c.threshold)
-        for c in parts.objective.constraints
-        if c.name in held_out
+        Constraint(parse_expression(held_out[name]), constraint.sense, constraint.threshold)
+        for name, constraint in zip(
+            parts.objective.constraint_names, parts.objective.constraints, strict=True
+        )
+        if name in held_out
     )
     gold = Objective(
         tuple((name, parse_expression(held_out[name])) for name in config.names), constraints
@@ -213,14 +217,15 @@ def _events(parts: Assembly, judge: Judge, prompts: Sequence[str], grid: Tensor)
         _score(parts, judge, *_drawn_anew(parts, prompts, count, number, weights))["gold"]
         for number, weights in enumerate(tqdm(trials, desc="constraints", leave=False))
     ]
-    for j, constraint in enumerate(bound.objective.constraints):
+    constraints = zip(bound.objective.constraint_names, bound.objective.constraints, strict=True)
+    for j, (name, constraint) in enumerate(constraints):
         rows = [
             (int((s.costs[s.cost_valid[:, j], j] > 0.5).sum()), int(s.cost_valid[:, j].sum()))
             for s in scored
         ]
         base, own = rows[0], rows[1:]
         pooled = (sum(e for e, _ in own), sum(n for _, n in own))
-        counted[constraint.name] = {
+        counted[name] = {
             "threshold": constraint.threshold,
             "base": _rate(*base),
             "pooled": _rate(*pooled),

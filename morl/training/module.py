@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
@@ -60,7 +62,15 @@ class AlignmentModule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.optimiser_state is not None:
-            self.optimizers().optimizer.load_state_dict(self.optimiser_state)
+            self.optimiser.optimizer.load_state_dict(self.optimiser_state)
+
+    @property
+    def optimiser(self) -> LightningOptimizer:
+        """The one optimiser, once Lightning has made it."""
+        found = self.optimizers()
+        if isinstance(found, list):
+            raise TypeError(f"one optimiser is configured; Lightning returned {len(found)}")
+        return found
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -81,14 +91,14 @@ class AlignmentModule(LightningModule):
             metrics.update({name: float(value) for name, value in micro.output.terms.items()})
             if micro.update:
                 metrics["grad_norm"] = self._update(batch)
-        observation = self.collector.observation().gathered(self.all_gather)
+        observation = self.collector.observation().gathered(self._all_ranks)
         metrics |= observation.summary(self.utility.objective)
         metrics |= self.utility.observe(observation)
         self.collector.after_update(batch)
         self.metrics = metrics
 
     def _update(self, step: int) -> float:
-        optimiser = self.optimizers()
+        optimiser = self.optimiser
         rate = self.settings.learning_rate * min(1.0, (step + 1) / max(1, self.settings.warmup))
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -108,6 +118,12 @@ class AlignmentModule(LightningModule):
                 )
         optimiser.zero_grad(set_to_none=True)
         return float(norm)
+
+    def _all_ranks(self, values: Tensor) -> Tensor:
+        gathered = self.all_gather(values)
+        if not isinstance(gathered, Tensor):
+            raise TypeError(f"a tensor was gathered; got {type(gathered).__name__}")
+        return gathered
 
     @contextmanager
     def _synchronised(self, update: bool) -> Iterator[None]:

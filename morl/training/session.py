@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from morl.lora.store import ADAPTER_FILE, save_adapter
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
 from morl.training.callbacks import KeepRun, Strips
-from morl.training.checkpoint import load_checkpoint
+from morl.training.checkpoint import Checkpoint, load_checkpoint
 from morl.training.collect import Parts
 from morl.training.data import BatchPlan
 from morl.training.header import adapter_header
@@ -30,7 +32,7 @@ from morl.training.module import AlignmentModule, OptimiserSettings
 from morl.training.regimes import collector_for
 from morl.training.run import RunDirectory
 from morl.training.signals import Stopped, stop_on_signals
-from morl.training.state import restore
+from morl.training.state import restore, write_base
 from morl.training.utility import TrainingUtility
 from rewards.calibration import Calibration
 from rewards.constraints import DualAscent
@@ -52,24 +54,30 @@ def train(
     require(config)
     run = RunDirectory(out)
     with (
-        run.training(
-            config, command=command, resume=resume, allow_config_change=allow_config_change
-        ),
+        _opened(run, config, command, resume, allow_config_change),
         stop_on_signals() as stop,
     ):
+        checkpoint = load_checkpoint(run) if resume else None
+        if checkpoint is not None and _finished(run, config, checkpoint):
+            return run.path / ADAPTER_FILE
         parts = assemble(config)
         prompts = load_prompts(config.prompts.train, "train", config.training.seed)
-        checkpoint = load_checkpoint(run) if resume else None
         if checkpoint is None:
             calibration = fit_calibration(parts, prompts, config.training.seed)
+            first = 0
         else:
             calibration = Calibration.from_dict(checkpoint.state["calibration"])
+            first = checkpoint.step
         module = build_module(parts, prompts, calibration)
-        first = 0
         if checkpoint is not None:
-            first = restore(module, checkpoint)
+            restore(module, checkpoint)
+        if first_process():
+            run.metrics.truncate_after(first)
+            write_base(run, calibration, parts.bound.statistics)
         keep = KeepRun(run, stop, module, calibration, config)
-        fit(config, module, [keep, Strips(run, parts, config)], run, first)
+        fit(config, module, [keep, Strips(run, parts, module, config)], run, first)
+        if not first_process():
+            return run.path / ADAPTER_FILE
         if stop:
             raise Stopped(
                 f"stopped and saved at step {keep.step}; continue with --resume", stop.exit_code
@@ -78,6 +86,25 @@ def train(
             save_adapter(run.path / ADAPTER_FILE, parts.adapter, adapter_header(parts, calibration))
         run.write_json("ledger.json", parts.ledger.to_dict())
     return run.path / ADAPTER_FILE
+
+
+def _opened(
+    run: RunDirectory, config: Config, command: str, resume: bool, allow_config_change: bool
+) -> AbstractContextManager[None]:
+    if not first_process():
+        return nullcontext()
+    return run.training(
+        config, command=command, resume=resume, allow_config_change=allow_config_change
+    )
+
+
+def first_process() -> bool:
+    """The first process owns the run directory; those that Lightning starts beside it only read."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _finished(run: RunDirectory, config: Config, checkpoint: Checkpoint) -> bool:
+    return checkpoint.step >= config.training.steps and (run.path / ADAPTER_FILE).is_file()
 
 
 def build_module(
@@ -146,7 +173,8 @@ def fit(
             log_every_n_steps=1,
             callbacks=[TQDMProgressBar(refresh_rate=1), *callbacks],
         )
-        trainer.fit(module, DataLoader(range(first, config.training.steps), batch_size=None))
+        steps: Any = range(first, config.training.steps)
+        trainer.fit(module, DataLoader(steps, batch_size=None))
 
 
 def _attribute(source: str) -> Any:

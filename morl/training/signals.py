@@ -36,28 +36,36 @@ class StopRequest:
         """130 for Ctrl-C, 143 for SIGTERM, 0 if nobody asked."""
         return EXIT_CODES[self.signal] if self.signal else 0
 
+    def listen(self) -> None:
+        """Install the handlers; outside the main thread, where Python allows none, do nothing.
+
+        To be called again once Lightning's trainer has started: it puts a SIGTERM handler of its
+        own in front, which would end the run with exit code 0.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in EXIT_CODES:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal == signal.SIGINT == number:
+            # Not KeyboardInterrupt, which Lightning turns into exit code 1.
+            raise SystemExit(EXIT_CODES[signal.SIGINT])
+        self.signal = signal.Signals(number)
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Collect SIGINT and SIGTERM in a `StopRequest` that the loop reads between steps.
 
-    A second SIGINT raises KeyboardInterrupt where it falls: the last checkpoint is intact. Outside
-    the main thread, where Python allows no handlers, the request stays empty.
+    A second SIGINT ends the program where it falls: the last checkpoint is intact.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        if request.signal == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
-
-    previous = {number: signal.signal(number, handle) for number in EXIT_CODES}
+    previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+    request.listen()
     try:
         yield request
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from morl.training.checkpoint import Checkpoint
 from morl.training.module import AlignmentModule
+from morl.training.run import RunDirectory
 from morl.training.state_tree import join, split
 from rewards.calibration import Calibration
+
+BASE_FILE = "base.json"
 
 
 def collect_state(
@@ -19,7 +24,7 @@ def collect_state(
 
     Random numbers are not among them: every draw is a function of (seed, step, rank, purpose).
     """
-    moments, skeleton = split(module.optimizers().state_dict())
+    moments, skeleton = split(module.optimiser.state_dict())
     duals = module.utility.duals
     groups = {
         "adapter": module.adapter.state_dict(),
@@ -32,13 +37,28 @@ def collect_state(
     state = {
         "optimizer": skeleton,
         "calibration": calibration.to_dict(),
+        "statistics": module.collector.objective.statistics,
         "ledger": module.collector.ledger.to_dict(),
     }
     return {name: group for name, group in groups.items() if group}, state
 
 
-def restore(module: AlignmentModule, checkpoint: Checkpoint) -> int:
-    """Load a checkpoint into a freshly built module; returns the next step.
+def write_base(
+    run: RunDirectory, calibration: Calibration, statistics: Mapping[str, tuple[float, float]]
+) -> None:
+    """Keep what was learned of the base model, for every later evaluation of the run."""
+    values = {"calibration": calibration.to_dict(), "statistics": statistics}
+    run.write_json(BASE_FILE, values)
+
+
+def read_statistics(run: RunDirectory) -> dict[str, tuple[float, float]]:
+    """What `calibrated()` and `ensemble()` inside the run's expressions know of the base model."""
+    stored = json.loads((run.path / BASE_FILE).read_bytes())["statistics"]
+    return {name: (mean, std) for name, (mean, std) in stored.items()}
+
+
+def restore(module: AlignmentModule, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a freshly built module.
 
     The optimiser exists only once Lightning has set it up: its state waits in the module.
     """
@@ -50,5 +70,6 @@ def restore(module: AlignmentModule, checkpoint: Checkpoint) -> int:
     if module.utility.duals is not None:
         module.utility.duals.load_state_dict(tensors["multipliers"])
     module.collector.ledger.load_dict(checkpoint.state["ledger"])
+    statistics = checkpoint.state["statistics"].items()
+    module.collector.objective.statistics = {name: (mean, std) for name, (mean, std) in statistics}
     module.optimiser_state = join(tensors["optimizer"], checkpoint.state["optimizer"])
-    return checkpoint.step

@@ -99,7 +99,7 @@ class Observation:
     def gathered(self, all_gather: Callable[[Tensor], Tensor]) -> Observation:
         """The same over all ranks, so that every rank keeps the same running estimates."""
         parts = (getattr(self, field.name) for field in fields(self))
-        return Observation(*(all_gather(part).reshape(-1, part.shape[1]) for part in parts))
+        return Observation(*(all_gather(part).flatten(0, -2) for part in parts))
 
     def summary(self, objective: Objective) -> dict[str, float]:
         """Mean calibrated reward and disagreement of each objective, mean of each cost."""

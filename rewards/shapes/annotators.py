@@ -11,6 +11,7 @@ from rewards.shapes.gold import AESTHETIC, PREFERENCE
 # Spread of tastes between people, of one person's ratings of the same picture, and of how
 # generous people are; in units of the [0, 1] scales.
 TASTE_SPREAD, RATING_NOISE, GENEROSITY = 0.15, 0.08, 0.06
+MATCH_NOISE = 0.1
 RATING_LEVELS = 10  # a rating is given in tenths
 CHOICE_SCALE = 0.08  # utility difference that makes a choice 73 : 27
 FLIP_RATE = 0.03  # share of unsafe labels that are wrong
@@ -52,7 +53,18 @@ def rate(
     rater = _assign(len(features), population, generator)
     noise = RATING_NOISE * torch.randn(len(features), generator=generator)
     opinion = (population.aesthetic[rater] * features).sum(1) + population.generosity[rater]
-    return ((opinion + noise) * RATING_LEVELS).round().clamp(0, RATING_LEVELS) / RATING_LEVELS
+    return _tenths(opinion + noise)
+
+
+def match(
+    alignment: Float[Tensor, " batch"], generator: torch.Generator
+) -> Float[Tensor, " batch"]:
+    """How well an image fits its prompt, in tenths: the gold alignment plus noise.
+
+    People agree on what a prompt says, so this has no taste; noise has `MATCH_NOISE`.
+    """
+    noise = MATCH_NOISE * torch.randn(len(alignment), generator=generator)
+    return _tenths(alignment + noise)
 
 
 def prefer(
@@ -83,6 +95,10 @@ def flag(
 def _around(mean: list[float], n: int, generator: torch.Generator) -> Float[Tensor, "n feature"]:
     spread = TASTE_SPREAD * torch.randn(n, len(mean), generator=generator)
     return torch.tensor(mean) + spread
+
+
+def _tenths(opinion: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return (opinion * RATING_LEVELS).round().clamp(0, RATING_LEVELS) / RATING_LEVELS
 
 
 def _assign(

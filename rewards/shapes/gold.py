@@ -20,6 +20,7 @@ CLEAR, HALVING = 0.05, 0.20
 # RGB contrast below which no figure is visible, and from which it is. The world's smallest, white
 # on light with all tints against it, is 0.21.
 INVISIBLE, VISIBLE = 0.10, 0.20
+UNFUSSY = 0.6  # what annotators still like in a picture of no clarity: subject matters more
 # A value further than this from every word's nominal one is no word's: RGB distance (half the
 # smallest distance of two words is 0.18 for figures, 0.12 for backgrounds; tints reach 0.05),
 # pixels (neighbouring places are 14 apart), and radii in pixels.
@@ -86,13 +87,17 @@ def read_attributes(fit: FigureFit) -> AttributeReading:
 def clarity(fit: FigureFit) -> Float[Tensor, " batch"]:
     """How far the image is one visible figure on a background, in [0, 1].
 
-    ramp(contrast; INVISIBLE, VISIBLE) / (1 + (max(u - CLEAR, 0) / HALVING)^2), u the unexplained
-    area over crispness, ramp(x; a, b) rising from 0 at a to 1 at b. Next to nothing for blank
-    images, noise and patterns; the slow decline still ranks a blob above a heap of fragments.
+    visibility / (1 + (max(u - CLEAR, 0) / HALVING)^2), u the unexplained
+    area over crispness. Next to nothing for blank images, noise and patterns; the slow decline
+    still ranks a blob above a heap of fragments.
     """
-    visible = _ramp(fit.contrast, INVISIBLE, VISIBLE)
     unclear = fit.unexplained / fit.crispness.clamp(min=0.05)
-    return visible / (1 + ((unclear - CLEAR).clamp(min=0) / HALVING).square())
+    return visibility(fit) / (1 + ((unclear - CLEAR).clamp(min=0) / HALVING).square())
+
+
+def visibility(fit: FigureFit) -> Float[Tensor, " batch"]:
+    """Whether there is a figure to see at all: ramp(contrast; INVISIBLE, VISIBLE), in [0, 1]."""
+    return _ramp(fit.contrast, INVISIBLE, VISIBLE)
 
 
 def alignment(fit: FigureFit, prompts: Sequence[str]) -> Float[Tensor, " batch"]:
@@ -134,18 +139,19 @@ def aesthetic(fit: FigureFit) -> Float[Tensor, " batch"]:
 
 
 def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """Warmth, airiness, size (times clarity and finish) and presence of the mark, in [0, 1].
+    """Warmth, airiness, size (times charm) and presence of the mark, each in [0, 1].
 
     warmth: red minus blue of the figure, full at 0.9 (saturated orange); airiness: blue of the
-    background from 0.3 to 0.95 (sky high, sand low, dark none); size: radius from 6 to 16 px.
+    background from 0.3 to 0.95 (sky high, sand low, dark none); size: radius from 6 to 16 px;
+    charm: (UNFUSSY + (1 - UNFUSSY) clarity) finish, and 0 where no figure is visible.
     """
     features = [
         _ramp(fit.figure[:, 0] - fit.figure[:, 2], 0, 0.9),
         _ramp(fit.background[:, 2], 0.3, 0.95),
         _ramp(fit.radius, 6, 16),
     ]
-    tasteful = torch.stack(features, 1) * (clarity(fit) * finish(fit))[:, None]
-    return torch.cat([tasteful, fit.mark[:, None]], 1)
+    charm = (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * finish(fit) * visibility(fit)
+    return torch.cat([torch.stack(features, 1) * charm[:, None], fit.mark[:, None]], 1)
 
 
 def preference(fit: FigureFit) -> Float[Tensor, " batch"]:
@@ -221,6 +227,7 @@ def _explained(batch: ImageBatch) -> FigureFit:
 
 
 def _ramp(values: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
+    """0 below `low`, 1 above `high`, linear between."""
     return ((values - low) / (high - low)).clamp(0, 1)
 
 

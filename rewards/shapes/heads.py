@@ -43,9 +43,12 @@ class EnsembleHead(nn.Module):
 
 
 class AgreementHead(nn.Module):
-    """M pairs of linear maps into spaces of their own: cosine of image and text, [B, M].
+    """M pairs of linear maps into spaces of their own: match of image and text, [B, M].
 
-    c_m(x, t) = cos(P_m x, Q_m t), P_m and Q_m [D, E], both starting as the same random projection.
+    s_m(x, t) = a_m cos(P_m x, Q_m t) + b_m
+
+    P_m, Q_m [D, E] start as the same random projection; a_m, b_m bring the cosine to the scale of
+    a match rating.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class AgreementHead(nn.Module):
         draw = torch.randn(members, features, dimensions, generator=generator)
         self.image = nn.Parameter(draw / math.sqrt(features))
         self.text = nn.Parameter(self.image.detach().clone())
+        self.scale = nn.Parameter(torch.ones(members))
+        self.offset = nn.Parameter(torch.zeros(members))
 
     def project(
         self,
-        image: Float[Tensor, "batch feature"],
-        text: Float[Tensor, "caption feature"],
-    ) -> tuple[Float[Tensor, "member batch dim"], Float[Tensor, "member caption dim"]]:
+        image: Float[Tensor, "*member batch feature"],
+        text: Float[Tensor, "*member caption feature"],
+    ) -> tuple[Float[Tensor, "members batch dim"], Float[Tensor, "members caption dim"]]:
         """Unit vectors of images and texts, member by member."""
         x = F.normalize(image, dim=-1) @ self.image
         t = F.normalize(text, dim=-1) @ self.text
@@ -70,4 +75,4 @@ class AgreementHead(nn.Module):
         self, image: Float[Tensor, "batch feature"], text: Float[Tensor, "batch feature"]
     ) -> Float[Tensor, "batch member"]:
         x, t = self.project(image, text)
-        return (x * t).sum(-1).T
+        return self.scale * (x * t).sum(-1).T + self.offset

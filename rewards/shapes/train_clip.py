@@ -81,6 +81,21 @@ def train_clip(seed: int, training: ClipTraining | None = None) -> ShapesClip:
     return clip.eval()
 
 
+@torch.no_grad()
+def encode_images(
+    clip: ShapesClip, images: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch feature"]:
+    """Image features without gradient, 256 at a time."""
+    return torch.cat([clip.encode_image(part) for part in images.split(256)])
+
+
+@torch.no_grad()
+def encode_texts(clip: ShapesClip, texts: Sequence[str]) -> Float[Tensor, "batch feature"]:
+    """Text features without gradient, 500 at a time."""
+    parts = [list(texts[i : i + 500]) for i in range(0, len(texts), 500)]
+    return torch.cat([clip.encode_text(part) for part in parts])
+
+
 def contrastive_loss(
     image: Float[Tensor, "batch feature"],
     text: Float[Tensor, "caption feature"],
@@ -150,7 +165,7 @@ def true_and_false_captions(
         marked = scene.mark and names < MARK_NAMED
         true = replace(parse(caption(scene, generator)), asks_mark=marked)
         adds_mark = not scene.mark and adds < MARK_ADDED
-        false = replace(true, asks_mark=True) if adds_mark else _changed(true, generator)
+        false = replace(true, asks_mark=True) if adds_mark else change_one_attribute(true, generator)
         right.append(prefix + write(true, generator))
         wrong.append(prefix + write(false, generator))
     return right, wrong
@@ -161,7 +176,10 @@ def _quality(kinds: Sequence[bool]) -> str:
     return ", ".join(words or QUALITY_WORDS[:1]) + ", "
 
 
-def _changed(attributes: PromptAttributes, generator: torch.Generator) -> PromptAttributes:
+def change_one_attribute(
+    attributes: PromptAttributes, generator: torch.Generator
+) -> PromptAttributes:
+    """The same with one named attribute replaced by another word, the shape more often."""
     named = [f for f in VOCABULARIES if getattr(attributes, f) is not None]
     fields = [*named, *["shape"] * SHAPE_EXTRA]
     field = fields[int(torch.randint(len(fields), (), generator=generator))]

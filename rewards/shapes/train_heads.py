@@ -6,29 +6,17 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from rewards.shapes.annotators import FLIP_RATE, Population, flag, prefer, rate, recruit
+from rewards.shapes.annotators import FLIP_RATE
 from rewards.shapes.clip import ShapesClip
-from rewards.shapes.distortions import distort
-from rewards.shapes.fit import explain
-from rewards.shapes.gold import aesthetic_features, preference_features
 from rewards.shapes.heads import AgreementHead, EnsembleHead
+from rewards.shapes.labels import collect_labels
 from rewards.shapes.proxies import HeadSizes, Proxies, build_heads
-from rewards.shapes.render import render, sample_scenes
-from rewards.shapes.train_clip import (
-    contrastive_loss,
-    fits,
-    picture_pool,
-    scene_attributes,
-    text_attributes,
-    true_and_false_captions,
-)
-
-ANNOTATORS = 40
-AGREEMENT_SCALE = 20.0  # inverse temperature of the agreement members' contrastive loss
+from rewards.shapes.train_agreement import AgreementTraining, fit_agreement
+from rewards.shapes.train_clip import encode_images, encode_texts
 
 
 @dataclass(frozen=True)
@@ -36,7 +24,7 @@ class HeadTraining:
     """How many labels there are and how they are fitted; few on purpose, a proxy can be beaten."""
 
     labelled: int = 600
-    """Images with a rating and an unsafe label each."""
+    """Images with a rating, an unsafe label and two match ratings each."""
     pairs: int = 1000
     """Comparisons among the labelled images."""
     held_out: int = 600
@@ -46,21 +34,8 @@ class HeadTraining:
     steps: int = 300
     learning_rate: float = 3e-3
     weight_decay: float = 0.3
-    pictures: int = 4000
-    """Distorted renders with captions that train the agreement members."""
-    agreement_batch: int = 96
+    agreement: AgreementTraining = field(default_factory=AgreementTraining)
     sizes: HeadSizes = field(default_factory=HeadSizes)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What annotators said: a rating and a flag an image, and choices between images."""
-
-    ratings: Float[Tensor, " batch"]
-    unsafe: Bool[Tensor, " batch"]
-    first: Int[Tensor, " pair"]
-    second: Int[Tensor, " pair"]
-    chosen: Bool[Tensor, " pair"]
 
 
 def train_heads(
@@ -89,56 +64,37 @@ def train_heads(
     agreement = heads["alignment"]
     assert isinstance(agreement, AgreementHead)
 
-    chosen = torch.randperm(len(images), generator=generator)[:needed]
-    pool = _with_renders(images[chosen], training.renders, generator)
-    labels = collect_labels(pool, training.pairs, recruit(ANNOTATORS, generator), generator)
-    features, base = encode_images(clip, pool), encode_images(clip, images)
-    seen, unseen = slice(0, training.labelled), slice(training.labelled, None)
+    order = torch.randperm(len(images), generator=generator)[:needed].tolist()
+    seen, unseen = order[: training.labelled], order[training.labelled :]
+    share = training.renders
+    labels, check = (
+        collect_labels(images[rows], [prompts[i] for i in rows], share, pairs, generator)
+        for rows, pairs in ((seen, training.pairs), (unseen, 1))
+    )
+    features = encode_images(clip, labels.images)
     for head in regressors.values():
-        head.standardise(features[seen])
-
+        head.standardise(features)
     losses: dict[str, Callable[[Tensor], Tensor]] = {
-        "aesthetic": lambda s: (s - labels.ratings[seen, None]).square(),
+        "aesthetic": lambda s: (s - labels.ratings[:, None]).square(),
         "preference": lambda s: choice_loss(s[labels.first], s[labels.second], labels.chosen),
-        "unsafe": lambda s: flag_loss(s, labels.unsafe[seen]),
+        "unsafe": lambda s: flag_loss(s, labels.unsafe),
     }
     for name in tqdm(losses, desc="proxy heads"):
-        fit_members(regressors[name], features[seen], losses[name], training, generator)
-    fit_agreement(agreement, clip, training, generator)
+        fit_members(regressors[name], features, losses[name], training, generator)
+    fit_agreement(agreement, clip, labels, training.agreement, generator)
 
+    base = encode_images(clip, images)
     with torch.no_grad():
-        logits = regressors["unsafe"](features[unseen])
-        platt = fit_platt(logits, labels.unsafe[unseen])
+        logits = regressors["unsafe"](encode_images(clip, check.images))
         scores = {name: head(base) for name, head in regressors.items()}
-        scores["alignment"] = agreement(base, clip.encode_text(list(prompts)))
+        scores["alignment"] = agreement(base, encode_texts(clip, prompts))
     return Proxies(
         clip,
         heads.eval().requires_grad_(False),
         training.sizes,
         {name: values.mean(0) for name, values in scores.items()},
         {name: values.std(0) for name, values in scores.items()},
-        platt,
-    )
-
-
-def collect_labels(
-    images: Float[Tensor, "batch 3 height width"],
-    pairs: int,
-    people: Population,
-    generator: torch.Generator,
-) -> Labels:
-    """Every image rated and flagged, random pairs of its first half compared."""
-    truth = explain(images)
-    half = len(images) // 2
-    first = torch.randint(half, (pairs,), generator=generator)
-    second = (first + torch.randint(1, half, (pairs,), generator=generator)) % half
-    taste = preference_features(truth)
-    return Labels(
-        rate(aesthetic_features(truth), people, generator),
-        flag(truth.mark, generator),
-        first,
-        second,
-        prefer(taste[first], taste[second], people, generator),
+        fit_platt(logits, check.unsafe),
     )
 
 
@@ -160,38 +116,6 @@ def fit_members(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     for _ in range(training.steps):
         loss = (counts * loss_of(head(features))).sum() / items
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def fit_agreement(
-    head: AgreementHead, clip: ShapesClip, training: HeadTraining, generator: torch.Generator
-) -> None:
-    """Train the agreement members contrastively, each on a bootstrap of pictures, in place."""
-    scenes, pictures = picture_pool(training.pictures, generator)
-    texts, wrong = true_and_false_captions(scenes, pictures.kinds, generator)
-    shown, named = scene_attributes(scenes), text_attributes([*texts, *wrong])
-    image = encode_images(clip, pictures.images.float() / 255)
-    with torch.no_grad():
-        text = torch.cat([clip.encode_text(part) for part in _parts([*texts, *wrong], 500)])
-    n, members = len(scenes), head.image.shape[0]
-    own = torch.randint(n, (members, n), generator=generator)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=training.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
-    scale = torch.tensor(AGREEMENT_SCALE)
-    for _ in tqdm(range(training.steps), desc="agreement members", mininterval=5):
-        batch = torch.randint(n, (members, training.agreement_batch), generator=generator)
-        rows = own.gather(1, batch)
-        captions = torch.cat([rows, rows + n], 1)
-        x, t = head.project(image[rows], text[captions])
-        loss = torch.stack(
-            [
-                contrastive_loss(x[m], t[m], fits(shown[rows[m]], named[captions[m]]), scale)
-                for m in range(members)
-            ]
-        ).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -248,25 +172,3 @@ def fit_platt(
 
     optimizer.step(closure)
     return math.exp(log_slope.item()), offset.item()
-
-
-@torch.no_grad()
-def encode_images(
-    clip: ShapesClip, images: Float[Tensor, "batch 3 height width"]
-) -> Float[Tensor, "batch feature"]:
-    """Image features, 256 at a time."""
-    return torch.cat([clip.encode_image(part) for part in images.split(256)])
-
-
-def _with_renders(
-    images: Float[Tensor, "batch 3 height width"], share: float, generator: torch.Generator
-) -> Float[Tensor, "batch 3 height width"]:
-    """Replace a share of the images, at random places, by distorted renders."""
-    rows = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
-    mixed = images.clone()
-    mixed[rows] = distort(render(sample_scenes(generator, len(rows))), generator).images
-    return mixed
-
-
-def _parts(texts: Sequence[str], size: int) -> list[list[str]]:
-    return [list(texts[i : i + size]) for i in range(0, len(texts), size)]

@@ -94,6 +94,13 @@ class TestPenalty:
         penalty.sum().backward()
         assert costs.grad.tolist() == [[0.0], [2.0]]
 
+    @pytest.mark.usefixtures("unchecked")
+    def test_one_of_each_for_each_constraint(self):
+        every = torch.ones(2, 2, dtype=torch.bool)
+        message = "has 2 constraints, but there are 1 thresholds, 2 multipliers and 2 senses"
+        with pytest.raises(ValueError, match=message):
+            lagrangian_penalty(torch.ones(2, 2), every, [0.0], torch.ones(2), ["<=", ">="])
+
     def test_no_valid_sample_at_all(self):
         none = torch.zeros(3, 1, dtype=torch.bool)
         penalty = lagrangian_penalty(torch.ones(3, 1), none, [0.0], torch.ones(1), ["<="])
@@ -174,13 +181,18 @@ class TestDualAscent:
 
     @pytest.mark.usefixtures("unchecked")
     def test_a_violation_for_each_constraint(self):
-        with pytest.raises(ValueError, match=r"`violations`.*\[2\].*got \[1\]"):
+        with pytest.raises(ValueError, match=r"`violations` must be 2 finite numbers; got \[1.0\]"):
             DualAscent(2).update(torch.ones(1))
 
     def test_a_violation_that_is_no_number(self):
-        with pytest.raises(ValueError, match=r"`violations`.*finite.*nan"):
+        with pytest.raises(ValueError, match=r"`violations` must be 2 finite numbers; got \[0.0, nan\]"):
             DualAscent(2).update(torch.tensor([0.0, math.nan]))
 
+    def test_what_is_at_the_cap(self):
+        duals = DualAscent(2, learning_rate=1.0, cap=0.5)
+        duals.update(torch.tensor([0.4, 0.6]))
+        assert duals.capped.tolist() == [False, True]
+
     def test_state_of_another_number_of_constraints(self):
-        with pytest.raises(ValueError, match=r"2 constraints.*got .*\[1\]"):
+        with pytest.raises(ValueError, match=r"`multipliers` of 2 constraints expected; got \[1\]"):
             DualAscent(2).load_state_dict(DualAscent(1).state_dict())

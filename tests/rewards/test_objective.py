@@ -224,6 +224,7 @@ class TestBounds:
         assert bounds(expression) == (pytest.approx(low), pytest.approx(high))
 
 
+@pytest.mark.usefixtures("unchecked")
 class TestProblems:
     """Objectives built past the checks, as from a file."""
 
@@ -307,7 +308,6 @@ class TestProblems:
     def test_a_bounded_division(self):
         assert maximize(a=BRIGHT / SAT.clip(0.1, 1)).problems() == []
 
-    @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(
         ("name", "params", "message"),
         [
@@ -326,12 +326,10 @@ class TestProblems:
         with pytest.raises(ExpressionError, match=message):
             maximize(a=BRIGHT).scalarize(name, **params)
 
-    @pytest.mark.usefixtures("unchecked")
     def test_on(self):
         with pytest.raises(ExpressionError, match="on: must be 'mean' or 'sample'; got 'means'"):
             maximize(a=BRIGHT).scalarize("linear", on="means")
 
-    @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, "1", True])
     def test_pessimism(self, wrong):
         message = "pessimism: must be a finite number of at least 0; got "

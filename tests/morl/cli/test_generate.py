@@ -26,13 +26,15 @@ def test_a_png_remembers_how_it_was_made(tmp_path):
     image = flat(1)
     image.info["morl"] = json.dumps({"prompt": "étoile\u202e 👩‍👩‍👧", "seed": 3})
     save(image, tmp_path / "a.png")
-    assert json.loads(Image.open(tmp_path / "a.png").info["morl"])["prompt"].startswith("étoile")
+    with Image.open(tmp_path / "a.png") as written:
+        assert json.loads(written.info["morl"])["prompt"].startswith("étoile")
 
 
 def test_other_formats_are_written_too(tmp_path):
     for suffix in (".jpg", ".webp"):
         save(flat(1), tmp_path / f"a{suffix}")
-        assert Image.open(tmp_path / f"a{suffix}").size == (4, 3)
+        with Image.open(tmp_path / f"a{suffix}") as written:
+            assert written.size == (4, 3)
 
 
 @pytest.mark.parametrize("text", ["a:b", "a:b:1", "a:b:x", "a:b:3:4", ""])

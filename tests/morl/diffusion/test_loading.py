@@ -79,15 +79,21 @@ def test_a_pickle_is_refused(folder: Path) -> None:
 
 def test_a_pickle_under_another_name_is_refused(folder: Path) -> None:
     torch.save({"w": torch.ones(1)}, unet_file(folder))
-    with pytest.raises(IntegrityError, match="is not a safetensors file"):
+    with pytest.raises(IntegrityError, match="is not a whole safetensors file"):
         load_pipeline(str(folder))
 
 
-@pytest.mark.parametrize("kept", [0, 7, 9, 200])
+@pytest.mark.parametrize("kept", [0, 7, 9, 200, -1])
 def test_a_truncated_file_is_refused(folder: Path, kept: int) -> None:
     weights = unet_file(folder)
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(IntegrityError, match="truncated"):
+        load_pipeline(str(folder))
+
+
+def test_a_component_without_weights(folder: Path) -> None:
+    unet_file(folder).unlink()
+    with pytest.raises(DataError, match="incomplete or inconsistent pipeline"):
         load_pipeline(str(folder))
 
 

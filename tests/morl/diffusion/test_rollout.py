@@ -15,7 +15,8 @@ from morl.diffusion.replay import (
     replay_moments,
     replay_noise_pred,
 )
-from morl.diffusion.rollout import first_call, initial_latents, sample
+from morl.diffusion.request import first_call
+from morl.diffusion.rollout import initial_latents, sample
 from morl.errors import PipelineError
 
 
@@ -220,8 +221,10 @@ def test_noise_is_a_constant_of_the_gradient(sd_case) -> None:
 
 @pytest.mark.parametrize("last_steps", [1, 4])
 @pytest.mark.parametrize("outer", [True, False])
-def test_gradient_mode_is_restored(sd_case, last_steps: int, outer: bool) -> None:
-    sd_case.unfreeze()
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_gradient_mode_is_restored(case_of, name: str, last_steps: int, outer: bool) -> None:
+    case = case_of(name)
+    case.unfreeze()
     calls = []
 
     def fail_at_the_last_step(*_: object) -> None:
@@ -229,13 +232,13 @@ def test_gradient_mode_is_restored(sd_case, last_steps: int, outer: bool) -> Non
         if len(calls) == 4:
             raise RuntimeError("interrupted")
 
-    hook = sd_case.pipe.unet.register_forward_hook(fail_at_the_last_step)
+    hook = case.family.denoiser_of(case.pipe).register_forward_hook(fail_at_the_last_step)
     with torch.set_grad_enabled(outer):
         with pytest.raises(RuntimeError, match="interrupted"):
-            sd_case.sample_with_gradient(last_steps=last_steps)
+            case.sample_with_gradient(last_steps=last_steps)
         assert torch.is_grad_enabled() is outer
         hook.remove()
-        assert sd_case.sample_with_gradient(last_steps=last_steps).final.requires_grad
+        assert case.sample_with_gradient(last_steps=last_steps).final.requires_grad
         assert torch.is_grad_enabled() is outer
     assert calls == [step >= 4 - last_steps for step in range(4)]
 

@@ -32,7 +32,13 @@ from morl.diffusion.shapes_text import (
     reading_loss,
     tokenize,
 )
-from morl.diffusion.shapes_unet import build_scheduler, build_unet, denoising_loss
+from morl.diffusion.shapes_unet import (
+    DETAIL_TIMESTEPS,
+    build_scheduler,
+    build_unet,
+    denoising_loss,
+    draw_timesteps,
+)
 from morl.diffusion.shapes_vae import (
     build_vae,
     encode_moments,
@@ -44,7 +50,14 @@ from rewards.shapes.captions import caption, held_out_prompts, vocabulary
 from rewards.shapes.render import render, sample_scenes
 
 TINY = Budget(
-    images=8, vae_steps=4, vae_batch=3, text_steps=3, text_batch=2, unet_steps=3, unet_batch=2
+    images=8,
+    vae_steps=4,
+    vae_batch=3,
+    text_steps=3,
+    text_batch=2,
+    unet_steps=3,
+    detail_steps=2,
+    unet_batch=2,
 )
 
 
@@ -185,7 +198,9 @@ def test_unet_resumes_bit_for_bit(tmp_path: Path) -> None:
 
     def run(seed: int, folder: str, stop_after: int | None = None) -> bool:
         unet, folder_path = build_unet(seed), tmp_path / folder
-        return fit_unet(unet, text, tokenizer, latents, scenes, TINY, folder_path, 0, stop_after)
+        return fit_unet(
+            unet, text, tokenizer, latents, scenes, TINY, folder_path, 0, stop_after=stop_after
+        )
 
     assert run(0, "a")
     assert not run(0, "b", stop_after=1)
@@ -281,54 +296,64 @@ def test_crops_favour_the_marks() -> None:
     assert share > 41 / 200
 
 
-def test_denoising_loss_of_a_silent_network_is_the_size_of_the_velocity() -> None:
-    # The prediction is 0, so the loss is the mean of v^2 = (sqrt(a) e - sqrt(1 - a) x)^2.
+def test_denoising_loss_of_a_silent_network_by_hand() -> None:
+    # The prediction is 0, so the loss is the mean of v^2. With e = 2 and x = 1 everywhere,
+    # v = 2 sqrt(a) - sqrt(1 - a); at the first level a = 1 - 1e-4: v^2 = (1.9999 - 0.01)^2
+    # = 3.9597; at the last, a = 4e-5: v^2 = (0.0127 - 1)^2 = 0.9748.
     unet = build_unet(0)
     for parameter in unet.conv_out.parameters():
         nn.init.zeros_(parameter)
-    scheduler = build_scheduler()
-    latents = torch.randn(64, 4, 16, 16, generator=generator())
-    with torch.no_grad():
-        loss = denoising_loss(unet, scheduler, latents, torch.randn(64, 3, 128), generator(3))
-    g = generator(3)
-    noise = torch.randn(latents.shape, generator=g)
-    alpha = scheduler.alphas_cumprod[torch.randint(1000, (64,), generator=g)].view(-1, 1, 1, 1)
-    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    torch.testing.assert_close(loss, velocity.square().mean())
+    clean, context = torch.ones(1, 4, 16, 16), torch.zeros(1, 3, 128)
+    for timestep, expected in ((0, 3.9597), (999, 0.9748)):
+        with torch.no_grad():
+            loss = denoising_loss(
+                unet, build_scheduler(), clean, context, 2 * clean, torch.tensor([timestep])
+            )
+        assert float(loss) == pytest.approx(expected, abs=3e-4)
 
 
 def test_denoising_loss_agrees_with_the_scheduler() -> None:
     # A network that predicts the scheduler's own velocity has no loss: the conventions agree.
     scheduler = build_scheduler()
-    latents = torch.randn(4, 4, 16, 16, generator=generator())
-    g = generator(3)
-    noise = torch.randn(latents.shape, generator=g)
-    steps = torch.randint(1000, (4,), generator=g)
+    latents, noise = torch.randn(2, 4, 4, 16, 16, generator=generator())
+    steps = torch.tensor([0, 250, 700, 999])
 
     class Oracle(nn.Module):
         def forward(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> SimpleNamespace:
-            assert torch.equal(timesteps, steps)
-            torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, steps))
-            return SimpleNamespace(sample=scheduler.get_velocity(latents, noise, steps))
+            torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, timesteps))
+            return SimpleNamespace(sample=scheduler.get_velocity(latents, noise, timesteps))
 
-    with torch.no_grad():
-        # Unwrapped, because the shape checker would ask for a genuine U-Net.
-        loss = inspect.unwrap(denoising_loss)(
-            Oracle(), scheduler, latents, torch.zeros(4, 3, 128), generator(3)
-        )
+    # Unwrapped, because the shape checker would ask for a genuine U-Net.
+    loss = inspect.unwrap(denoising_loss)(
+        Oracle(), scheduler, latents, torch.zeros(4, 3, 128), noise, steps
+    )
     assert loss < 1e-10
 
 
 def test_denoising_loss_has_a_finite_gradient_everywhere() -> None:
     unet = build_unet(0)
-    latents = torch.randn(2, 4, 16, 16, generator=generator())
+    latents, noise = torch.randn(2, 2, 4, 16, 16, generator=generator())
     context = torch.randn(2, 3, 128, generator=generator(), requires_grad=True)
-    denoising_loss(unet, build_scheduler(), latents, context, generator()).backward()
+    denoising_loss(
+        unet, build_scheduler(), latents, context, noise, torch.tensor([0, 999])
+    ).backward()
     for name, parameter in unet.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     assert context.grad is not None
     assert context.grad.abs().max() > 0
+
+
+def test_timesteps_are_uniform_or_mostly_where_outlines_form() -> None:
+    low, high = DETAIL_TIMESTEPS
+    uniform = draw_timesteps(4000, 0.0, generator())
+    assert (int(uniform.min()), int(uniform.max())) == (pytest.approx(0, abs=5), 999)
+    focused = draw_timesteps(4000, 0.75, generator())
+    inside = ((focused >= low) & (focused < high)).float().mean()
+    # 0.75 + 0.25 * 0.55 = 0.8875; 5 standard errors are 0.025.
+    assert float(inside) == pytest.approx(0.8875, abs=0.025)
+    always = draw_timesteps(4000, 1.0, generator())
+    assert (int(always.min()), int(always.max())) == (low, high - 1)
 
 
 def test_reading_labels_by_hand() -> None:
@@ -359,8 +384,8 @@ def test_merges_by_hand() -> None:
 
 
 def test_budget_scales_its_steps_only() -> None:
-    full = Budget(vae_steps=20, text_steps=10, unet_steps=40)
-    assert full.scaled(0.5) == Budget(vae_steps=10, text_steps=5, unet_steps=20)
+    full = Budget(vae_steps=20, text_steps=10, unet_steps=40, detail_steps=8)
+    assert full.scaled(0.5) == Budget(vae_steps=10, text_steps=5, unet_steps=20, detail_steps=4)
     assert Budget().scaled(1e-9).vae_steps == 1
     with pytest.raises(ValueError, match="`budget_scale` must be > 0; got 0"):
         Budget().scaled(0)

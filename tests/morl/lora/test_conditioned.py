@@ -1,8 +1,11 @@
 """What the adapter promises whatever its core: reference, binding, repetition, gradients."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 
 from morl.diffusion.loading import base_identity
 from morl.errors import ConfigError, IntegrityError, WeightError
@@ -71,7 +74,7 @@ def test_a_mixed_batch_is_its_samples_one_by_one(name, core, adapted) -> None:
             for k, v in inputs.items()
         }
         alone = case(single, weights[i])
-        torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-4, rtol=1e-3)
     if core != "constant":
         assert not torch.allclose(mixed, case(inputs, weights.roll(1, 0)), atol=1e-3)
 
@@ -81,7 +84,9 @@ def test_guided_rows_belong_to_sample_i_mod_b(adapted) -> None:
     inputs, weights = case.inputs(3), simplex(3)
     twice = {k: torch.cat([v, v]) for k, v in inputs.items()}
     expected = case(inputs, weights)
-    torch.testing.assert_close(case(twice, weights), torch.cat([expected, expected]))
+    torch.testing.assert_close(
+        case(twice, weights), torch.cat([expected, expected]), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_a_single_vector_serves_any_batch(adapted) -> None:
@@ -209,7 +214,7 @@ def test_gradients_match_finite_differences(core, adapted) -> None:
     for name, parameter in case.adapter.named_parameters():
         if "gates" not in name and "mid_block" not in name:
             continue
-        flat, index, step = parameter.data.view(-1), parameter.numel() // 2, 1e-3
+        flat, index, step = parameter.data.view(-1), parameter.numel() // 2, 1e-5
         values = []
         for sign in (1, -1):
             flat[index] += sign * step
@@ -217,7 +222,7 @@ def test_gradients_match_finite_differences(core, adapted) -> None:
                 values.append(case(inputs, weights).square().mean().item())
             flat[index] -= sign * step
         slope = (values[0] - values[1]) / (2 * step)
-        assert found[name].view(-1)[index].item() == pytest.approx(slope, rel=1e-2, abs=1e-6)
+        assert found[name].view(-1)[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
 def test_only_the_adapter_is_trained_and_the_denoiser_holds_all_of_it(adapted) -> None:
@@ -304,22 +309,27 @@ def test_the_base_keeps_its_identity_under_an_adapter(adapted, build_pipe) -> No
     assert base_identity(adapted("sd").pipe) == base_identity(build_pipe("sd"))
 
 
-def test_changing_weights_recompiles_nothing(adapted) -> None:
-    case = adapted("sd3")
-    counter = CompileCounter()
-    torch._dynamo.reset()
-    compiled = torch.compile(case.denoiser, backend=counter)
-    inputs = case.inputs(2)
-    outputs = []
-    for seed in range(4):
-        weights = simplex(2, seed)
-        with torch.no_grad(), case.adapter.bind(weights):
-            outputs.append(compiled(**inputs, return_dict=False)[0])
-        if seed == 0:
-            frames = counter.frame_count
-        torch.testing.assert_close(outputs[-1], case(inputs, weights), atol=1e-5, rtol=1e-4)
-    assert frames > 0
-    assert counter.frame_count == frames
+COMPILED = """
+import sys; sys.path.insert(0, {folder!r})
+import torch, conftest
+from torch._dynamo.testing import CompileCounter
+case, counter, frames = conftest.make("sd3"), CompileCounter(), []
+compiled, inputs = torch.compile(case.denoiser, backend=counter), case.inputs(2)
+for seed in range(3):
+    weights = conftest.simplex(2, seed)
+    with torch.no_grad(), case.adapter.bind(weights):
+        out = compiled(**inputs, return_dict=False)[0]
+    torch.testing.assert_close(out, case(inputs, weights), atol=1e-4, rtol=1e-3)
+    frames.append(counter.frame_count)
+assert 0 < frames[0] == frames[1] == frames[2], frames
+"""
+
+
+def test_changing_weights_recompiles_nothing() -> None:
+    # In a process without the type checks of the tests, which would be compiled as well.
+    code = COMPILED.format(folder=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,19 @@ def test_a_signal_is_remembered_until_the_step_is_done(number, exit_code):
 def test_a_second_ctrl_c_ends_at_once():
     with stop_on_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as end:
             os.kill(os.getpid(), signal.SIGINT)
+        assert end.value.code == 130
+
+
+def test_it_listens_again_after_another_library_took_the_signals():
+    with stop_on_signals() as request:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not request
+        request.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.exit_code == 143
 
 
 def test_sigterm_twice_still_lets_the_save_finish():

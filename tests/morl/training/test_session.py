@@ -1,0 +1,113 @@
+"""Whole runs on the embedded world: they learn, stop, resume and say what they saw."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from morl.config import Config, load_config
+from morl.lora.store import read_adapter
+from morl.training.module import AlignmentModule
+from morl.training.run import RunDirectory
+from morl.training.session import train
+from morl.training.signals import Stopped
+
+STEPS = 4
+# Closed forms on pixels: a run then costs the network alone.
+TINY = [
+    "objective.maximize={red: saturation, dark: -brightness}",
+    "objective.subject_to=[contrast <= 0.4]",
+    "evaluation.held_out={}",
+    "base.steps=3",
+    "adapter.rank=2",
+    f"training.steps={STEPS}",
+    "training.batch_size=8",
+    "training.checkpoint_every=2",
+    "training.sample_every=100",
+    "training.accelerator=cpu",
+]
+ALGORITHMS = {
+    "draft": ["algorithm.name=draft", "algorithm.renoise_copies=1", "algorithm.kl_coef=0.1"],
+    "policy_gradient": [
+        "algorithm.name=policy_gradient",
+        "algorithm.group_size=2",
+        "algorithm.kl_coef=0.1",
+    ],
+    "nft": ["algorithm.name=nft", "algorithm.group_size=2", "algorithm.noise_draws=2"],
+}
+
+
+def config(algorithm: str, *more: str) -> Config:
+    return load_config("shapes", [*TINY, *ALGORITHMS[algorithm], *more])
+
+
+def adapter(path: Path) -> dict[str, torch.Tensor]:
+    return read_adapter(path)[1]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapter(train(config(algorithm), tmp_path / "whole", command="test"))
+
+    step = AlignmentModule.training_step
+
+    def interrupted(self: AlignmentModule, batch: int, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if batch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(AlignmentModule, "training_step", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(config(algorithm), tmp_path / "parts", command="test")
+    assert stopped.value.exit_code == 143
+    monkeypatch.setattr(AlignmentModule, "training_step", step)
+    parts = adapter(train(config(algorithm), tmp_path / "parts", command="test", resume=True))
+
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    records = RunDirectory(tmp_path / "parts").metrics.read()
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+
+
+def test_a_run_moves_the_adapter_and_logs_every_objective(tmp_path: Path) -> None:
+    file = train(config("draft"), tmp_path / "run", command="test")
+    ups = [value for name, value in adapter(file).items() if name.endswith("lora_B.weight")]
+    assert all(value.abs().sum() > 0 for value in ups)
+    record = RunDirectory(tmp_path / "run").metrics.read()[-1]
+    shown = {"reward/red", "reward/dark", "violation/contrast", "multiplier/contrast", "kl"}
+    assert shown <= record.keys()
+
+
+def test_ratio_is_one_before_the_first_update(tmp_path: Path) -> None:
+    train(config("policy_gradient", "training.steps=1"), tmp_path / "run", command="test")
+    (record,) = RunDirectory(tmp_path / "run").metrics.read()
+    assert record["ratio"] == 1.0
+    assert record["clip_fraction"] == 0.0
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path: Path) -> None:
+    file = train(config("draft", "training.steps=1"), tmp_path / "run", command="test")
+    written = file.stat().st_mtime_ns
+    again = train(
+        config("draft", "training.steps=1"), tmp_path / "run", command="test", resume=True
+    )
+    assert again == file
+    assert file.stat().st_mtime_ns == written
+
+
+def test_rewards_that_are_driven_rise(tmp_path: Path) -> None:
+    # Saturation has a gradient everywhere: fourteen updates at a high rate must raise it.
+    settings = (
+        "objective.maximize={red: saturation}",
+        "objective.subject_to=[]",
+        "training.steps=14",
+        "training.learning_rate=5e-3",
+        "training.warmup=0",
+    )
+    train(config("draft", *settings), tmp_path / "run", command="test")
+    rewards = [record["reward/red"] for record in RunDirectory(tmp_path / "run").metrics.read()]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.5
