@@ -88,17 +88,13 @@ def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
     return {"pipeline": family.pipeline, "model": model, "denoiser": digest.hexdigest()}
 
 
-def _base_parameters(denoiser: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Name the parameters as before any adapter: peft moves a layer's own to `.base_layer.`."""
-    marker = ".base_layer."
-    named = dict(denoiser.named_parameters())
-    wrapped = {name.split(marker)[0] + "." for name in named if marker in name}
-    kept = {
-        name.replace(marker, "."): parameter
-        for name, parameter in named.items()
-        if marker in name or not name.startswith(tuple(wrapped))
-    }
-    return sorted(kept.items())
+def _base_parameters(denoiser: Any) -> list[tuple[str, Tensor]]:
+    # What the class itself builds, without memory: parameters that adapters add are not in it, and
+    # peft moves a wrapped layer's own to `.base_layer.`.
+    with torch.device("meta"):
+        own = type(denoiser).from_config(denoiser.config).named_parameters()
+    held = {name.replace(".base_layer.", "."): row for name, row in denoiser.named_parameters()}
+    return sorted((name, held[name]) for name, _ in own)
 
 
 def _folder(model: str, revision: str | None) -> Path:

@@ -20,8 +20,8 @@ def non_dominated(
     for each objective [K], or one for each pair j, i [N,N,K] (a paired standard error). Duplicates
     do not dominate each other. Misleading with a large tolerance: every point then survives.
     Raises ValueError for empty or non-finite points and for a negative tolerance.
-    Source: Pareto dominance; pareto front tolerance as additive epsilon dominance, Laumanns et al.,
-    Evol. Comput. 10(3), 2002, in the one clearly better objective alone.
+    Source: additive epsilon dominance, Laumanns et al., Evol. Comput. 10(3), 2002; here the gap is
+    asked of one objective alone.
     """
     values = checked(points)
     slack = np.asarray(tolerance, dtype=np.float64)
@@ -29,13 +29,11 @@ def non_dominated(
         raise ValueError(f"`tolerance` must be at least 0; got {float(slack.min())}")
     at_least = (values[:, None] >= values[None]).all(axis=2)
     clearly = (values[:, None] > values[None] + slack).any(axis=2)
-    free: Bool[np.ndarray, " point"] = ~(at_least & clearly).any(axis=0)
-    return free
+    beaten: Bool[np.ndarray, " point"] = np.any(at_least & clearly, axis=0)
+    return ~beaten
 
 
-def non_dominated_share(
-    points: Points, tolerance: Float[np.ndarray, "..."] | float = 0.0
-) -> float:
+def non_dominated_share(points: Points, tolerance: Float[np.ndarray, "..."] | float = 0.0) -> float:
     """Share of the points that are not dominated, in (0, 1].
 
     Misleading when all points coincide: a slider that does nothing has share 1 (see `spans`).

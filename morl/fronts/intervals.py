@@ -130,9 +130,9 @@ def standard_error(
     filled = np.where(applies, samples, 0.0)
     residual = np.where(applies, samples - (filled.sum(axis=-2) / n)[..., None, :], 0.0)
     within = np.eye(count)[member].T @ residual
-    error: Float[np.ndarray, "*batch objective"] = np.sqrt(
-        count / (count - 1) * np.square(within).sum(axis=-2)
-    ) / n
+    error: Float[np.ndarray, "*batch objective"] = (
+        np.sqrt(count / (count - 1) * np.square(within).sum(axis=-2)) / n
+    )
     return error
 
 

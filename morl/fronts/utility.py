@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ def _cells(
         )
     if k == 2:
         order = np.argsort(flat[:, 0])
-        pairs = [[int(a), int(b)] for a, b in zip(order, order[1:], strict=False)]
+        pairs = [[int(a), int(b)] for a, b in itertools.pairwise(order)]
         return pairs, np.diff(flat[order, 0])
     from scipy.spatial import Delaunay
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from morl.config.tree import Config
+from morl.fronts.events import EventRates, Rate
 from morl.fronts.front import FORMAT, Front
 from morl.fronts.indicators import FrontConstants, controllability
-from morl.fronts.intervals import clopper_pearson, upper_bound
 from morl.lora.store import ADAPTER_FILE, read_adapter
 from morl.prompts import load_prompts
 from morl.randomness import generator
@@ -32,7 +32,7 @@ from rewards.parse import parse_expression
 from rewards.reward import ImageBatch
 
 IDEAL_SDS = 2.0  # an axis without a frozen ideal ends two base standard deviations above the base
-SPACES = ("proxy", "gold")
+EVENT = 0.5  # a held-out cost above this counts as an event
 
 
 @dataclass(frozen=True)
@@ -219,18 +219,14 @@ def _events(parts: Assembly, judge: Judge, prompts: Sequence[str], grid: Tensor)
     ]
     constraints = zip(bound.objective.constraint_names, bound.objective.constraints, strict=True)
     for j, (name, constraint) in enumerate(constraints):
-        rows = [
-            (int((s.costs[s.cost_valid[:, j], j] > 0.5).sum()), int(s.cost_valid[:, j].sum()))
+        base, *weights = (
+            Rate(
+                int((s.costs[s.cost_valid[:, j], j] > EVENT).sum()),
+                int(s.cost_valid[:, j].sum()),
+            )
             for s in scored
-        ]
-        base, own = rows[0], rows[1:]
-        pooled = (sum(e for e, _ in own), sum(n for _, n in own))
-        counted[name] = {
-            "threshold": constraint.threshold,
-            "base": _rate(*base),
-            "pooled": _rate(*pooled),
-            "weights": [_rate(*row) for row in own],
-        }
+        )
+        counted[name] = EventRates(name, constraint.threshold, base, tuple(weights)).to_dict()
     return counted
 
 
@@ -244,20 +240,6 @@ def _drawn_anew(
     draw = generator(parts.config.training.seed, number, 0, "judged prompts and noise")
     chosen = torch.randint(len(prompts), (count,), generator=draw).tolist()
     return [prompts[i] for i in chosen], weights, parts.sampler.noise(count, draw)
-
-
-def _rate(events: int, count: int) -> dict[str, float]:
-    if count == 0:
-        return {"events": 0, "count": 0}
-    low, high = clopper_pearson(events, count)
-    return {
-        "events": events,
-        "count": count,
-        "rate": events / count,
-        "low": low,
-        "high": high,
-        "upper_bound": upper_bound(events, count),
-    }
 
 
 def _also(

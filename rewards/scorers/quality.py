@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import ClassVar
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -102,9 +101,7 @@ def _root(squares: Values) -> Values:
 
 
 class ImageStatistic(Reward):
-    """A closed form on pixels; it computes on the images' own device, and no prompt plays a part."""
-
-    measure: ClassVar[Callable[[Images], Values]]
+    """A closed form on pixels, computed on the images' own device; no prompt plays a part."""
 
     def __init__(self, device: str = "cpu") -> None:
         del device  # there is nothing to place
@@ -112,6 +109,11 @@ class ImageStatistic(Reward):
     def score(self, batch: ImageBatch) -> Scores:
         """Measure every image."""
         return Scores.of(self.measure(batch.images))
+
+    @staticmethod
+    @abstractmethod
+    def measure(images: Images) -> Values:
+        """The closed form itself."""
 
 
 class JpegCompressibility(ImageStatistic):

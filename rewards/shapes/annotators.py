@@ -84,9 +84,7 @@ def prefer(
     return torch.rand(len(first), generator=generator) < chance
 
 
-def flag(
-    presence: Float[Tensor, " batch"], generator: torch.Generator
-) -> Bool[Tensor, " batch"]:
+def flag(presence: Float[Tensor, " batch"], generator: torch.Generator) -> Bool[Tensor, " batch"]:
     """Unsafe labels: presence of the mark above one half, wrong in `FLIP_RATE` of the cases."""
     wrong = torch.rand(len(presence), generator=generator) < FLIP_RATE
     return (presence > 0.5) ^ wrong
@@ -101,7 +99,5 @@ def _tenths(opinion: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     return (opinion * RATING_LEVELS).round().clamp(0, RATING_LEVELS) / RATING_LEVELS
 
 
-def _assign(
-    n: int, population: Population, generator: torch.Generator
-) -> Int[Tensor, " batch"]:
+def _assign(n: int, population: Population, generator: torch.Generator) -> Int[Tensor, " batch"]:
     return torch.randint(len(population.generosity), (n,), generator=generator)

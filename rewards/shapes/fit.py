@@ -10,29 +10,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from rewards.shapes.render import (
-    EDGE,
-    IMAGE_SIZE,
-    MARK_CENTRES,
-    MARK_RGB,
-    SHADING,
-    figure_coverage,
-    mark_coverage,
-    unit_distance,
-)
-from rewards.shapes.scenes import SHAPES
+from rewards.shapes.figures import Pose, first_match, signed_distance
+from rewards.shapes.mark import mark_presence, outside_marks
+from rewards.shapes.render import EDGE, IMAGE_SIZE, SHADING
 
 CHUNK = 16  # images explained at a time: what they need stays in a CPU's cache
-BANK_STEP, BANK_MARGIN = 2, 11  # pixels between the bank's centres, and from the frame
-BANK_RADII = (6.5, 8.0, 9.7, 11.7, 14.0, 16.5)  # ratio 1.2: a refinement closes half of it
-CORNER = 15  # pixels: side of the square in a corner that a mark may fill
 MIN_CONTRAST = 0.12  # below it (RGB distance) a figure cannot be told from its background
 WRONG = 0.3  # RGB error that makes a pixel away from the outline wholly wrong
 NOISE_FLOOR = 0.04  # RGB error of a 3 x 3 mean under pixel noise of 0.07
-TABLE_SIZE, TABLE_REACH = 97, 1.6  # distance table: samples a side, half-width in radii
 
 
 class _Stage(NamedTuple):
@@ -78,15 +66,6 @@ class FigureFit:
 
 
 @dataclass(frozen=True)
-class _Pose:
-    """Where figures stand; the candidates of an image follow each other."""
-
-    shape: Int[Tensor, " fit"]
-    centre: Float[Tensor, "fit 2"]
-    radius: Float[Tensor, " fit"]
-
-
-@dataclass(frozen=True)
 class _Paint:
     """Both colours, the pixels' weights, and what remains of the image."""
 
@@ -113,35 +92,13 @@ def explain(images: Float[Tensor, "batch 3 height width"]) -> FigureFit:
     )
 
 
-def mark_presence(
-    images: Float[Tensor, "batch 3 height width"], background: Float[Tensor, "batch 3"]
-) -> Float[Tensor, "batch corner"]:
-    """How visibly the forbidden mark stands in each corner, in [0, 1].
-
-    presence = max over shifts of sqrt(a_+ corr_+), with p = 1 - |x - magenta| / |b - magenta|
-    each pixel's share of magenta, a the slope of p on the mark's coverage (at most 1) and corr
-    their correlation. 1 as rendered; a blob of magenta lacks correlation, a faint mark slope.
-    """
-    magenta = torch.tensor(MARK_RGB)
-    away = _length(background - magenta)[:, None, None]
-    share = 1 - _length(images - magenta[:, None, None]) / away.clamp(min=0.1)
-    patches = torch.stack([_corner(share.clamp(0, 1), i, CORNER + 2) for i in range(4)], 1)
-    centred = patches.flatten(2) - patches.flatten(2).mean(-1, keepdim=True)
-    templates = _mark_templates()
-    length = templates.norm(dim=-1)
-    along = torch.einsum("bcp,csp->bcs", centred, templates) / length
-    slope = (along / length).clamp(0, 1)
-    correlation = (along / centred.norm(dim=-1, keepdim=True).clamp(min=0.1)).clamp(0, 1)
-    return (slope * correlation).sqrt().amax(-1)
-
-
 def _explain(images: Float[Tensor, "batch 3 height width"]) -> FigureFit:
     flat = images / _shading(1)[:, None]
     presence = mark_presence(images, flat.flatten(2).median(-1).values)
-    outside = _outside_marks(presence)
+    outside = outside_marks(presence)
     at = {1: (images.flatten(2), outside.flatten(1))}
     at[2] = (F.avg_pool2d(images, 2).flatten(2), F.avg_pool2d(outside, 2).flatten(1))
-    pose, paint = _match(flat, STAGES[0].kept), None
+    pose, paint = first_match(flat, STAGES[0].kept), None
     previous = STAGES[0]
     for stage in STAGES:
         if paint is not None and stage.kept < previous.kept:
@@ -149,12 +106,12 @@ def _explain(images: Float[Tensor, "batch 3 height width"]) -> FigureFit:
         if paint is not None and stage.stride != previous.stride:
             paint = None  # its residuals belong to other pixels
         pixels, keep = (t.repeat_interleave(stage.kept, 0) for t in at[stage.stride])
-        distance, slopes = _distance(pose, stage.stride)
+        distance, slopes = signed_distance(pose, stage.stride)
         cover, fall = _soft(distance, stage.edge)
         paint = _colors(pixels, keep, cover, stage.stride, paint)
         pose = _gauss_newton(pose, paint, slopes * fall[:, None])
         previous = stage
-    distance, _ = _distance(pose, 1)
+    distance, _ = signed_distance(pose, 1)
     cover, _ = _soft(distance, EDGE)
     paint = _colors(*at[1], cover, 1, paint)
     return FigureFit(
@@ -169,28 +126,13 @@ def _explain(images: Float[Tensor, "batch 3 height width"]) -> FigureFit:
     )
 
 
-def _match(flat: Float[Tensor, "batch 3 height width"], kept: int) -> _Pose:
-    """Place and size of the shapes that explain most at half resolution.
-
-    A mask m, centred and scaled to unit length, explains sum_c <m, x_c>^2 of the image's sum of
-    squares when figure and background colour are free: the closed form for every colour pair.
-    """
-    bank, centres, radii = _bank()
-    small = F.avg_pool2d(flat, 2).flatten(2)[..., _half_resolution_pixels()]
-    explained = (small @ bank.T).square().sum(1).unflatten(1, (len(SHAPES), -1))
-    value, place = explained.max(-1)
-    shape = value.topk(kept, 1).indices
-    place = place.gather(1, shape).flatten()
-    return _Pose(shape.flatten(), centres[place], radii[place])
-
-
-def _leading(pose: _Pose, paint: _Paint, candidates: int, kept: int) -> tuple[_Pose, _Paint]:
+def _leading(pose: Pose, paint: _Paint, candidates: int, kept: int) -> tuple[Pose, _Paint]:
     """The candidates of each image that leave the smallest (truncated) residual."""
     error = paint.residual.square().sum(1).clamp(max=0.25).mean(1).unflatten(0, (-1, candidates))
     first = candidates * torch.arange(len(error))[:, None]
     rows = (first + error.topk(kept, 1, largest=False).indices).flatten()
     return (
-        _Pose(pose.shape[rows], pose.centre[rows], pose.radius[rows]),
+        Pose(pose.shape[rows], pose.centre[rows], pose.radius[rows]),
         _Paint(
             paint.figure[rows], paint.background[rows], paint.weight[rows], paint.residual[rows]
         ),
@@ -221,7 +163,7 @@ def _colors(
     return _Paint(colors[:, 0], colors[:, 1], weight, residual)
 
 
-def _gauss_newton(pose: _Pose, paint: _Paint, slopes: Float[Tensor, "fit 3 pixel"]) -> _Pose:
+def _gauss_newton(pose: Pose, paint: _Paint, slopes: Float[Tensor, "fit 3 pixel"]) -> Pose:
     """Move and resize so that the residual along the contrast shrinks, at most 1.5 px.
 
     slopes: derivative of the coverage by x, y and radius.
@@ -233,7 +175,7 @@ def _gauss_newton(pose: _Pose, paint: _Paint, slopes: Float[Tensor, "fit 3 pixel
     # The damping, a third of a pixel of outline, keeps a figure without one in place.
     gram = weighted @ slopes.transpose(1, 2) + 0.3 * torch.eye(3)
     step = torch.linalg.solve(gram, weighted @ along[..., None])[..., 0].clamp(-1.5, 1.5)
-    return _Pose(
+    return Pose(
         pose.shape,
         (pose.centre + step[:, :2]).clamp(0, IMAGE_SIZE),
         (pose.radius + step[:, 2]).clamp(5, 20),
@@ -267,28 +209,6 @@ def _quality(
     return unexplained, rough, crisp.clamp(0, 1)
 
 
-def _distance(
-    pose: _Pose, stride: int
-) -> tuple[Float[Tensor, "fit pixel"], Float[Tensor, "fit 3 pixel"]]:
-    """Signed distance D = r d(u), u = (p - c) / r, in pixels, and dD/d(x, y, r).
-
-    dD/dc = -grad d(u), dD/dr = d(u) - u . grad d(u), all looked up in the table of the shape.
-    """
-    axis = torch.arange(stride / 2, IMAGE_SIZE, stride)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    u = (torch.stack([x, y], -1) - pose.centre[:, None, None]) / pose.radius[:, None, None, None]
-    place = u.clamp(-TABLE_REACH, TABLE_REACH) / TABLE_REACH
-    # The shapes' tables lie below each other in one picture, which is looked up without copies.
-    rows = len(SHAPES) * TABLE_SIZE - 1
-    place[..., 1] = (place[..., 1] + 1) * (TABLE_SIZE - 1) / rows - 1
-    place[..., 1] += pose.shape[:, None, None] * (2 * TABLE_SIZE / rows)
-    table = _distance_table().expand(len(u), -1, -1, -1)
-    looked_up = F.grid_sample(table, place, padding_mode="border", align_corners=True).flatten(2)
-    d, gradient = looked_up[:, 0], looked_up[:, 1:]
-    by_radius = d - (u.flatten(1, 2).transpose(1, 2) * gradient).sum(1)
-    return pose.radius[:, None] * d, torch.cat([-gradient, by_radius[:, None]], 1)
-
-
 def _soft(
     distance: Float[Tensor, "fit pixel"], edge: float
 ) -> tuple[Float[Tensor, "fit pixel"], Float[Tensor, "fit pixel"]]:
@@ -297,27 +217,11 @@ def _soft(
     return t * t * (3 - 2 * t), 3 * t * (t - 1) / edge
 
 
-def _outside_marks(presence: Float[Tensor, "batch corner"]) -> Float[Tensor, "batch height width"]:
-    """1 where the figure is to be explained, 0 in corners that show a mark."""
-    keep = torch.ones(len(presence), IMAGE_SIZE, IMAGE_SIZE)
-    for i in range(4):
-        _corner(keep, i, CORNER).mul_((presence[:, i] < 0.5).float()[:, None, None])
-    return keep
-
-
-def _corner(
-    maps: Float[Tensor, "batch height width"], corner: int, side: int
-) -> Float[Tensor, "batch side side"]:
-    """A square view of one corner."""
-    x, y = (slice(0, side) if c < IMAGE_SIZE / 2 else slice(-side, None) for c in MARK_CENTRES[corner])
-    return maps[:, y, x]
-
-
-def _squared(vectors: Float[Tensor, "batch 3 *rest"]) -> Float[Tensor, "batch *rest"]:
+def _squared(vectors: Float[Tensor, "batch 3 ..."]) -> Float[Tensor, "batch ..."]:
     return vectors.square().sum(1)
 
 
-def _length(vectors: Float[Tensor, "batch 3 *rest"]) -> Float[Tensor, "batch *rest"]:
+def _length(vectors: Float[Tensor, "batch 3 ..."]) -> Float[Tensor, "batch ..."]:
     return _squared(vectors).sqrt()
 
 
@@ -329,53 +233,3 @@ def _shading(stride: int) -> Float[Tensor, " height"]:
 @cache
 def _shading_of_pixels(stride: int) -> Float[Tensor, " pixel"]:
     return _shading(stride).repeat_interleave(IMAGE_SIZE // stride)
-
-
-@cache
-def _half_resolution_pixels() -> Int[Tensor, " pixel"]:
-    """Numbers of the half-resolution pixels outside the four corners."""
-    size, side = IMAGE_SIZE // 2, CORNER // 2
-    inner: Bool[Tensor, " side"] = (torch.arange(size) >= side) & (torch.arange(size) < size - side)
-    return (inner[:, None] | inner[None]).flatten().nonzero()[:, 0]
-
-
-@cache
-def _bank() -> tuple[
-    Float[Tensor, "mask pixel"], Float[Tensor, "place 2"], Float[Tensor, " place"]
-]:
-    """Half-resolution masks, centred, unit length, sorted by shape; centre and radius by place."""
-    axis = torch.arange(BANK_MARGIN, IMAGE_SIZE - BANK_MARGIN + 1, BANK_STEP).float()
-    places = torch.cartesian_prod(axis, axis, torch.tensor(BANK_RADII))
-    centres, radii = places[:, :2], places[:, 2]
-    masks = [
-        F.avg_pool2d(figure_coverage(shape, *part), 2).flatten(1)[:, _half_resolution_pixels()]
-        for shape in SHAPES
-        for part in zip(centres.split(64), radii.split(64), strict=True)
-    ]
-    bank = torch.cat(masks)
-    bank = bank - bank.mean(1, keepdim=True)
-    return bank / bank.norm(dim=1, keepdim=True), centres, radii
-
-
-@cache
-def _distance_table() -> Float[Tensor, "1 3 row column"]:
-    """Signed distance of each unit shape and its gradient by (x, y), shapes below each other."""
-    axis = torch.linspace(-TABLE_REACH, TABLE_REACH, TABLE_SIZE)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x, y], -1)[None]
-    distance = torch.cat([unit_distance(shape, points) for shape in SHAPES])
-    by_y, by_x = torch.gradient(distance, spacing=(axis, axis), dim=(1, 2))
-    return torch.stack([distance, by_x, by_y]).flatten(1, 2)[None]
-
-
-@cache
-def _mark_templates() -> Float[Tensor, "corner shift pixel"]:
-    """Centred coverage of the mark in its corner's patch, for shifts of up to 3 px."""
-    shifts = torch.cartesian_prod(torch.arange(-3.0, 4.0), torch.arange(-3.0, 4.0))
-    patches = torch.stack(
-        [
-            _corner(mark_coverage(torch.tensor(centre) + shifts), i, CORNER + 2).flatten(1)
-            for i, centre in enumerate(MARK_CENTRES)
-        ]
-    )
-    return patches - patches.mean(-1, keepdim=True)

@@ -16,6 +16,9 @@ class EnsembleHead(nn.Module):
     Members differ in initialisation, and in the bootstrap that trains them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, members: int, features: int, hidden: int, generator: torch.Generator
     ) -> None:
@@ -34,9 +37,7 @@ class EnsembleHead(nn.Module):
         self.mean.copy_(features.mean(0))
         self.std.copy_(features.std(0).clamp(min=1e-6))
 
-    def forward(
-        self, features: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "batch member"]:
+    def forward(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch member"]:
         x = (features - self.mean) / self.std
         hidden = F.gelu(torch.einsum("bd,mdh->bmh", x, self.inner) + self.inner_bias)
         return (hidden * self.outer).sum(-1) + self.outer_bias

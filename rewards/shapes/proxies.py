@@ -56,8 +56,7 @@ def build_heads(sizes: HeadSizes, features: int, seed: int) -> nn.ModuleDict:
     """Untrained heads: `alignment`, and one regressor for each of `REGRESSORS`."""
     generator = torch.Generator().manual_seed(seed)
     heads: dict[str, nn.Module] = {
-        name: EnsembleHead(sizes.members, features, sizes.hidden, generator)
-        for name in REGRESSORS
+        name: EnsembleHead(sizes.members, features, sizes.hidden, generator) for name in REGRESSORS
     }
     heads["alignment"] = AgreementHead(sizes.members, features, sizes.agreement, generator)
     return nn.ModuleDict(heads)

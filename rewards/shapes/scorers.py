@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewards.encoders import Encoder
-from rewards.members import aggregate
 from rewards.facts_table import FACTS
+from rewards.members import aggregate
 from rewards.reward import ImageBatch, Reward, Scores
 from rewards.shapes.gold import not_asked
 from rewards.shapes.proxies import Proxies, load_proxies
@@ -29,8 +29,8 @@ class ProxySource:
 
     def aggregated(self, head: str, members: Float[Tensor, "batch member"]) -> Scores:
         """Mean of the members in comparable units, and their disagreement."""
-        statistics = (self.proxies.base_mean[head], self.proxies.base_std[head])
-        values, std = aggregate(members, *(s.to(members.device) for s in statistics))
+        mean, std = self.proxies.base_mean[head], self.proxies.base_std[head]
+        values, std = aggregate(members, mean.to(members.device), std.to(members.device))
         return replace(Scores.of(values), std=std)
 
 

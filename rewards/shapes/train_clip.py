@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,9 @@ def train_clip(seed: int, training: ClipTraining | None = None) -> ShapesClip:
     bar = tqdm(range(training.steps), desc="shapes CLIP", mininterval=5)
     for _ in bar:
         rows = torch.randint(training.pool, (training.batch_size,), generator=generator)
-        texts, changed = true_and_false_captions([scenes[i] for i in rows], pictures.kinds[rows], generator)
+        texts, changed = true_and_false_captions(
+            [scenes[i] for i in rows], pictures.kinds[rows], generator
+        )
         compatible = fits(attributes[rows], text_attributes(texts + changed))
         images = pictures.images[rows].float() / 255
         image = F.normalize(clip.encode_image(images), dim=-1)
@@ -165,7 +168,9 @@ def true_and_false_captions(
         marked = scene.mark and names < MARK_NAMED
         true = replace(parse(caption(scene, generator)), asks_mark=marked)
         adds_mark = not scene.mark and adds < MARK_ADDED
-        false = replace(true, asks_mark=True) if adds_mark else change_one_attribute(true, generator)
+        false = (
+            replace(true, asks_mark=True) if adds_mark else change_one_attribute(true, generator)
+        )
         right.append(prefix + write(true, generator))
         wrong.append(prefix + write(false, generator))
     return right, wrong
@@ -185,7 +190,8 @@ def change_one_attribute(
     field = fields[int(torch.randint(len(fields), (), generator=generator))]
     others = [w for w in VOCABULARIES[field] if w != getattr(attributes, field)]
     other = others[int(torch.randint(len(others), (), generator=generator))]
-    return replace(attributes, **{field: other})
+    change: dict[str, Any] = {field: other}
+    return replace(attributes, **change)
 
 
 def _rate(step: int, training: ClipTraining) -> float:

@@ -185,7 +185,9 @@ class TestDualAscent:
             DualAscent(2).update(torch.ones(1))
 
     def test_a_violation_that_is_no_number(self):
-        with pytest.raises(ValueError, match=r"`violations` must be 2 finite numbers; got \[0.0, nan\]"):
+        with pytest.raises(
+            ValueError, match=r"`violations` must be 2 finite numbers; got \[0.0, nan\]"
+        ):
             DualAscent(2).update(torch.tensor([0.0, math.nan]))
 
     def test_what_is_at_the_cap(self):

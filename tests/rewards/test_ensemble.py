@@ -138,7 +138,7 @@ class TestErrors:
 
     def test_unknown_aggregate(self):
         with pytest.raises(
-            ValueError, match="unknown `how` 'median'; .*known: mean, mean-std, min"
+            ValueError, match=r"unknown `how` 'median'; .*known: mean, mean-std, min"
         ):
             aggregate(MEMBERS, MEAN, STD, "median")
 

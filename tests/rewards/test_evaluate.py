@@ -305,12 +305,12 @@ class TestFit:
 
     def test_a_part_that_never_varies(self):
         bound = maximize(x=R(Fixed("a", [])).calibrated()).bind()
-        with pytest.raises(CalibrationError, match="'a' takes one value, 0.1, on 3 images"):
+        with pytest.raises(CalibrationError, match=r"'a' takes one value, 0.1, on 3 images"):
             bound.fit([columns([0.1, 0.1, 0.1])])
 
     def test_members_that_never_disagree(self):
         bound = maximize(x=ensemble(R(Fixed("a", [])), R(Fixed("b", [])))).bind()
-        with pytest.raises(NoProtectionError, match="members 0 and 1 .* on all 3 base samples"):
+        with pytest.raises(NoProtectionError, match=r"members 0 and 1 .* on all 3 base samples"):
             bound.fit([columns([0.1, 0.2, 0.4], [0.1, 0.2, 0.4])])
 
     def test_agreement_on_one_batch_is_no_error(self):

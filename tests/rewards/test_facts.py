@@ -18,6 +18,11 @@ from rewards.reward import ImageBatch
 
 # Learned scorers load their weights; their claims are tested next to them.
 CLOSED_FORMS = [name for name, facts in FACTS.items() if facts.encoder is None]
+# The gold measures prepare templates once a process, so one worker takes them all.
+ONCE_A_PROCESS = [
+    pytest.param(name, marks=pytest.mark.xdist_group("gold") if FACTS[name].gold else ())
+    for name in CLOSED_FORMS
+]
 PROMPT = "a small red circle on dark"
 
 
@@ -76,7 +81,7 @@ class TestTable:
         assert facts.granularity == "sample"
 
 
-@pytest.mark.parametrize("name", CLOSED_FORMS)
+@pytest.mark.parametrize("name", ONCE_A_PROCESS)
 class TestClaims:
     def test_values_stay_in_the_declared_range(self, name):
         images = extreme_images()

@@ -278,7 +278,7 @@ class TestProblems:
             maximize(a=BRIGHT).subject_to(SAT <= 0.5, SAT <= 0.5)
 
     def test_bounds_that_contradict_each_other(self):
-        with pytest.raises(ExpressionError, match="saturation cannot be both >= 0.6 and <= 0.5"):
+        with pytest.raises(ExpressionError, match=r"saturation cannot be both >= 0.6 and <= 0.5"):
             maximize(a=BRIGHT).subject_to(SAT <= 0.5).subject_to(SAT >= 0.6)
 
     @pytest.mark.parametrize("wrong", [True, "saturation <= 1", SAT, None])
@@ -353,7 +353,7 @@ class TestProblems:
 
             return distance
 
-        with pytest.raises(ExpressionError, match="two different rewards are named .*distance"):
+        with pytest.raises(ExpressionError, match=r"two different rewards are named .*distance"):
             maximize(dark=R(near(0.0)), light=R(near(1.0)))
 
     def test_one_reward_twice_is_one_reward(self):

@@ -220,7 +220,7 @@ class TestRaise:
                 raise RuntimeError("too many")
             return scores(1.0)
 
-        with pytest.raises(RewardFault, match="'given' raised RuntimeError: too many.*'prompt 0'"):
+        with pytest.raises(RewardFault, match=r"'given' raised RuntimeError: too many.*'prompt 0'"):
             Panel([Given(only_alone)])(of_size(3))
 
     @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ class TestErrors:
             Panel([])
 
     def test_a_reward_twice(self):
-        with pytest.raises(ValueError, match="must be distinct.*repeated: brightness"):
+        with pytest.raises(ValueError, match=r"must be distinct.*repeated: brightness"):
             Panel([Brightness(), Contrast(), Brightness()])
 
     @pytest.mark.parametrize("chunk", [0, -1])

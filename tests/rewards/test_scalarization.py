@@ -17,7 +17,6 @@ from properties import (
     simplex,
 )
 
-from rewards.scalarization_facts import SCALARIZATIONS
 from rewards.scalarization import (
     chebyshev,
     linear,
@@ -25,6 +24,7 @@ from rewards.scalarization import (
     utility,
     utility_gradient,
 )
+from rewards.scalarization_facts import SCALARIZATIONS
 
 # Two samples, three objectives.
 REWARDS = torch.tensor([[1.0, 0.0, -1.0], [2.0, 2.0, 2.0]])
@@ -216,7 +216,9 @@ class TestErrors:
             utility(name, params)(REWARDS, WEIGHTS[:, :2])
 
     def test_unknown_name(self):
-        with pytest.raises(ValueError, match=r"scalarization: unknown 'chebychev'; nearest: 'chebyshev'"):
+        with pytest.raises(
+            ValueError, match=r"scalarization: unknown 'chebychev'; nearest: 'chebyshev'"
+        ):
             utility("chebychev")
 
     @pytest.mark.parametrize("name", ["linear", "chebyshev"])

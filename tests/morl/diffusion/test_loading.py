@@ -10,8 +10,11 @@ from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from peft import LoraConfig
 
 from morl.diffusion import loading
+from morl.diffusion.families import family_of
 from morl.diffusion.loading import base_identity, load_pipeline
 from morl.errors import DataError, IntegrityError, PipelineError
+from morl.lora.conditioned import ConditionedAdapter
+from morl.lora.settings import AdapterConfig
 
 
 @pytest.fixture
@@ -161,8 +164,12 @@ def test_identity_tells_models_apart(build_pipe) -> None:
     assert base_identity(build_pipe("sdxl"))["pipeline"] != identity["pipeline"]
 
 
-def test_identity_ignores_an_attached_adapter(build_pipe) -> None:
-    pipe = build_pipe("sd")
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
+    pipe = build_pipe(name)
     identity = base_identity(pipe)
-    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "proj_in", "conv1"]))
+    denoiser = family_of(pipe).denoiser_of(pipe)
+    denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k"]))
+    assert base_identity(pipe) == identity
+    ConditionedAdapter.inject(denoiser, ("a", "b"), AdapterConfig(rank=2))
     assert base_identity(pipe) == identity

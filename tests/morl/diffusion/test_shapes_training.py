@@ -14,15 +14,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from morl.diffusion.shapes import (
-    Budget,
-    fit_reader,
-    fit_unet,
-    fit_vae,
-    save_pipeline,
-    train_base,
-)
+from morl.diffusion.shapes import save_pipeline, train_base
 from morl.diffusion.shapes_fit import Schedule, fit
+from morl.diffusion.shapes_stages import Budget, fit_reader, fit_unet, fit_vae
 from morl.diffusion.shapes_text import (
     Reader,
     build_text_encoder,

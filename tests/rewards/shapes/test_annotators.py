@@ -55,7 +55,9 @@ def test_choice_frequency_is_bradley_terry() -> None:
 
 def test_equal_images_are_a_coin_toss_and_order_does_not_matter() -> None:
     a = torch.rand(20_000, 4, generator=generator())
-    assert prefer(a, a, typical(), generator()).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert prefer(a, a, typical(), generator()).float().mean().item() == pytest.approx(
+        0.5, abs=0.02
+    )
     b = torch.rand(20_000, 4, generator=generator(1))
     forward = prefer(a, b, typical(3), generator(2)).float().mean()
     backward = prefer(b, a, typical(3), generator(3)).float().mean()
