@@ -1,12 +1,11 @@
-"""A trained slider: images at any weight vector, strips along an edge, plain LoRAs for other tools."""
+"""A trained slider: images at any weight vector, strips along an edge, exports for other tools."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,24 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 from morl.config.load import load_config
-from morl.diffusion.families import decode, family_of
+from morl.diffusion.families import family_of
 from morl.diffusion.loading import base_identity, load_pipeline
 from morl.diffusion.prompts import PromptCache
-from morl.diffusion.rollout import initial_latents
+from morl.drawing import Settings, draw
 from morl.errors import ConfigError, DataError, WeightError
 from morl.lora.collapse import Layout, export_lora
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.store import ADAPTER_FILE, AdapterHeader, load_adapter, read_adapter
-from morl.randomness import generator
+from morl.weight_inputs import (
+    OneWeight,
+    Schedule,
+    Weights,
+    is_single,
+    weight_rows,
+    weight_schedule,
+)
 from morl.weights import edge_path, parse_weights
 from rewards.errors import nearest
-
-OneWeight = str | Mapping[str, float] | Sequence[float] | Tensor
-"""By name ("a=0.7,b=0.3" or a mapping; omitted ones are 0), or all K values in order."""
-Weights = OneWeight | Sequence[OneWeight]
-"""One vector for all images, or one an image: a list of them, or a tensor [B,K]."""
-Schedule = Callable[[int], Weights]
-"""Weights of every sampler step, counted from 0."""
 
 BATCH = 16
 
@@ -113,12 +112,14 @@ class Slider:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = [seed] if isinstance(seed, int) else list(seed)
-        at = self._schedule(weights)
+        at = weight_schedule(weights, self.names)
         rows = at(0)
         count = _common_length(prompts=prompts, weights=rows, seeds=seeds)
         prompts, seeds = prompts * (count // len(prompts)), seeds * (count // len(seeds))
         self._note_region(rows)
-        request = _Request(self._setting("steps", steps), self._setting("guidance", guidance), size)
+        settings = Settings(
+            int(self._setting("steps", steps)), self._setting("guidance", guidance), size
+        )
         images: list[Image.Image] = []
         for start in range(0, count, batch_size):
             chunk = slice(start, start + batch_size)
@@ -126,12 +127,22 @@ class Slider:
             def at_step(step: int, chunk: slice = chunk) -> Tensor:
                 return at(step).expand(count, -1)[chunk]
 
-            images += self._draw(prompts[chunk], seeds[chunk], at_step, request)
-        for image, text, number, row in zip(images, prompts, seeds, rows.expand(count, -1), strict=True):
-            shares = dict(zip(self.names, row.tolist(), strict=True))
+            conditioning = self._encode(prompts[chunk])
+            images += draw(
+                self.pipe,
+                self._family,
+                self.adapter,
+                conditioning,
+                at_step,
+                seeds[chunk],
+                settings,
+            )
+        each = rows.expand(count, -1).tolist()
+        for image, text, number, row in zip(images, prompts, seeds, each, strict=True):
+            shares = dict(zip(self.names, row, strict=True))
             image.info["morl"] = json.dumps({"prompt": text, "seed": number, "weights": shares})
-        single = isinstance(prompt, str) and isinstance(seed, int) and _is_one(weights)
-        return images[0] if single else images
+        one = isinstance(prompt, str) and isinstance(seed, int) and count == 1
+        return images[0] if one and (callable(weights) or is_single(weights)) else images
 
     def sweep(
         self, prompt: str, start: str, end: str, points: int = 7, seed: int = 0, **options: Any
@@ -168,7 +179,7 @@ class Slider:
     @contextmanager
     def at(self, weights: Weights) -> Iterator[None]:
         """Let calls of the pipeline itself inside use these weights: one, or one an image."""
-        with self.adapter.bind(self._rows(weights)):
+        with self.adapter.bind(weight_rows(weights, self.names)):
             yield
 
     def export(self, weights: OneWeight, path: str | Path, format: Layout = "diffusers") -> Path:
@@ -186,55 +197,6 @@ class Slider:
         """Take the adapter off the pipeline, which is then as before."""
         self.adapter.remove()
 
-    @torch.no_grad()
-    def _draw(
-        self,
-        prompts: list[str],
-        seeds: list[int],
-        weights: Callable[[int], Tensor],
-        request: _Request,
-    ) -> list[Image.Image]:
-        family, pipe = self._family, self.pipe
-        noise = [
-            initial_latents(pipe, family, 1, generator(seed, 0, 0, "latents"), request.size)
-            for seed in seeds
-        ]
-        latents = torch.cat(noise).to(family.denoiser_of(pipe).dtype)
-        height, width = latents.shape[-2:]
-
-        def next_weights(_pipe: Any, step: int, _timestep: Any, _state: Any) -> dict[str, Any]:
-            if step + 1 < request.steps:
-                self.adapter.set_weights(weights(step + 1))
-            return {}
-
-        with self.adapter.bind(weights(0)):
-            result = pipe(
-                **self._encode(prompts).arguments(family.groups(request.guidance) == 2),
-                latents=family.pack(latents),
-                height=height * pipe.vae_scale_factor,
-                width=width * pipe.vae_scale_factor,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance,
-                # Only samplers that draw noise on the way read these.
-                generator=[generator(seed, 0, 0, "steps") for seed in seeds],
-                callback_on_step_end=next_weights,
-                output_type="latent",
-                return_dict=False,
-            )[0]
-        images = decode(pipe, family.unpack(result, height, width))
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(image) for image in pixels]
-
-    def _schedule(self, weights: Weights | Schedule) -> Callable[[int], Float[Tensor, "rows objective"]]:
-        if not callable(weights):
-            rows = self._rows(weights)
-            return lambda _step: rows
-        return lambda step: self._rows(weights(step))
-
-    def _rows(self, weights: Weights) -> Float[Tensor, "rows objective"]:
-        single = [weights] if _is_one(weights) else weights
-        return torch.stack([parse_weights(one, self.names) for one in single])
-
     def _note_region(self, rows: Float[Tensor, "rows objective"]) -> None:
         outside = sorted({text for row in rows.tolist() for text in self.header.outside(row)})
         if outside:
@@ -250,15 +212,6 @@ class Slider:
         if value is None:
             raise ConfigError(f"`{name}` must be given: the adapter file does not say it")
         return value
-
-
-@dataclass(frozen=True)
-class _Request:
-    """Checked settings of one call of `generate`."""
-
-    steps: int
-    guidance: float
-    size: tuple[int, int] | None
 
 
 def load(
@@ -280,8 +233,8 @@ def load(
     file = path / ADAPTER_FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise DataError(
-            f"{path}: holds no {ADAPTER_FILE}, which training writes at its end; resume the run, or "
-            "give an adapter file"
+            f"{path}: holds no {ADAPTER_FILE}, which training writes at its end; resume the run, "
+            "or give an adapter file"
         )
     if pipeline is None:
         pipeline = _base_model(path, file, dtype, device)
@@ -298,7 +251,7 @@ def _base_model(
     try:
         return load_pipeline(model, None, dtype, device)
     except DataError as error:
-        raise DataError(f"{file}: {error}; or pass your own: load({str(file)!r}, pipeline=…)") from error
+        raise DataError(f"{file}: {error}; or pass your own, load(file, pipeline=pipe)") from error
 
 
 def _attach(file: Path, pipe: DiffusionPipeline, force: bool) -> Slider:
@@ -307,19 +260,9 @@ def _attach(file: Path, pipe: DiffusionPipeline, force: bool) -> Slider:
     return Slider(pipe, adapter, header, file)
 
 
-def _is_one(weights: Weights | Schedule) -> bool:
-    """Whether this is a single weight vector (or a function, which may return one)."""
-    if isinstance(weights, str | Mapping) or callable(weights):
-        return True
-    if isinstance(weights, Tensor):
-        return weights.ndim == 1
-    return not weights or isinstance(weights[0], int | float)
-
-
 def _common_length(**lists: Sequence[Any] | Tensor) -> int:
     count = max(len(entries) for entries in lists.values())
-    wrong = [f"{len(entries)} {name}" for name, entries in lists.items() if len(entries) not in (1, count)]
-    if wrong or not all(len(entries) for entries in lists.values()):
+    if any(len(entries) not in (1, count) for entries in lists.values()) or count == 0:
         found = ", ".join(f"{len(entries)} {name}" for name, entries in lists.items())
         raise ConfigError(f"prompts, weights and seeds must be one, or one an image; got {found}")
     return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,12 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from morl.errors import ConfigError, IntegrityError, WeightError
+from morl.lora.binding import Binding
 from morl.lora.gates import Gates, make_gates
 from morl.lora.injection import ADAPTER, add_layers
-from morl.lora.layer import Gate, GatedLayer
+from morl.lora.layer import GatedLayer
 from morl.lora.plain import load_beside, read_plain, start_from
 from morl.lora.settings import AdapterConfig
 
@@ -46,13 +45,8 @@ class ConditionedAdapter:
         self.config = config
         self.layers = tuple(layers)
         self.gates = gates
-        self._bound: Tensor | None = torch.empty(0, len(self.objectives))
+        self._binding = Binding(denoiser, self.layers, gates)
         self._originals: list[Tensor] = []
-        self._input = next(iter(inspect.signature(denoiser.forward).parameters))
-        self._hooks = (
-            denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True),
-            denoiser.register_forward_hook(self._after_call, always_call=True),
-        )
 
     @classmethod
     def inject(
@@ -76,7 +70,7 @@ class ConditionedAdapter:
         if len(set(objectives)) != len(objectives) or not objectives:
             problems.append(f"objectives must be different names, at least one; got {objectives}")
         if pipe is None and (config.init_from or config.beside):
-            problems.append("adapter.init_from and adapter.beside need `pipe`, whose loader reads them")
+            problems.append("adapter.init_from and adapter.beside are read by the loader of `pipe`")
         if problems:
             raise ConfigError(problems)
         source = None
@@ -104,38 +98,24 @@ class ConditionedAdapter:
 
     @contextmanager
     def bind(self, weights: Float[Tensor, "*batch objective"]) -> Iterator[None]:
-        """Let every denoiser call inside use `weights`; the innermost binding counts.
+        """Let every denoiser call inside use `weights`, [K] or [B,K]; the innermost binding counts.
 
         Raises WeightError for another number of objectives and, at the call, for a batch that is
         no multiple of len(weights); ConfigError while merged, as the weights would not count.
         """
-        before = self._bound
-        self.set_weights(weights)
-        try:
+        with self._binding.scope(self._rows(weights)):
             yield
-        finally:
-            self._bound = before
 
     def set_weights(self, weights: Float[Tensor, "*batch objective"]) -> None:
-        """Change what is bound, [K] or [B,K], until the current `bind` ends (or for good outside)."""
-        self._refuse_merged()
-        rows = weights[None] if weights.ndim == 1 else weights
-        if rows.ndim != 2 or rows.shape[1] != len(self.objectives) or not len(rows):
-            raise WeightError(
-                f"`weights` must have shape [batch, {len(self.objectives)}] "
-                f"({', '.join(self.objectives)}); got {list(weights.shape)}"
-            )
-        self._bound = rows.to(self.layers[0].down)
+        """Change what is bound until the innermost `bind` ends, or for good outside of any."""
+        self._binding.rows = self._rows(weights)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Switch the adapter off: the denoiser is the reference, bit for bit."""
         self._refuse_merged()
-        before, self._bound = self._bound, None
-        try:
+        with self._binding.scope(None):
             yield
-        finally:
-            self._bound = before
 
     @property
     def strength(self) -> float:
@@ -188,7 +168,7 @@ class ConditionedAdapter:
     def enable_gradient_checkpointing(self) -> None:
         """Recompute blocks in the backward, each with the weights of its own forward."""
         enable: Any = self.denoiser.enable_gradient_checkpointing
-        enable(gradient_checkpointing_func=self._checkpointed)
+        enable(gradient_checkpointing_func=self._binding.checkpointed)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every trained parameter under its name in files, in a fixed order."""
@@ -241,8 +221,7 @@ class ConditionedAdapter:
         """Take the adapter off the denoiser, which is then as before `inject`."""
         if self._originals:
             self.unmerge()
-        for hook in self._hooks:
-            hook.remove()
+        self._binding.remove()
         delattr(self.denoiser, GATES)
         model: Any = self.denoiser
         if set(model.peft_config) == {ADAPTER}:
@@ -250,50 +229,22 @@ class ConditionedAdapter:
         else:
             model.delete_adapters(ADAPTER)
 
-    def _before_call(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._bound is None:
-            self._set_gates([None] * len(self.layers))
-            return
-        if len(self._bound) == 0:
-            return  # a layer that is reached says so; a merged denoiser needs none
-        rows = len(args[0] if args else kwargs[self._input])
-        copies, rest = divmod(rows, len(self._bound))
-        if rest:
+    def _rows(self, weights: Tensor) -> Float[Tensor, "batch objective"]:
+        self._refuse_merged()
+        rows = weights[None] if weights.ndim == 1 else weights
+        if rows.ndim != 2 or rows.shape[1] != len(self.objectives) or not len(rows):
             raise WeightError(
-                f"the denoiser batch of {rows} rows is no multiple of the {len(self._bound)} "
-                "bound weight vectors; bind one for each sample, or a single one for all"
+                f"`weights` must have shape [batch, {len(self.objectives)}] "
+                f"({', '.join(self.objectives)}); got {list(weights.shape)}"
             )
-        with torch.autocast(self._bound.device.type, enabled=False):
-            gates = self.gates(self._bound.repeat(copies, 1))
-        # One node of the graph for all layers: slices would each add a full-sized gradient.
-        self._set_gates(gates.unbind(1))
-
-    def _after_call(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._set_gates([layer.unbound for layer in self.layers])
-
-    def _set_gates(self, gates: Sequence[Gate]) -> None:
-        for layer, gate in zip(self.layers, gates, strict=True):
-            layer.gate = gate
-
-    def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
-        gates = [layer.gate for layer in self.layers]
-
-        def run(*inputs: Any) -> Any:
-            outside = [layer.gate for layer in self.layers]
-            self._set_gates(gates)
-            try:
-                return block(*inputs)
-            finally:
-                self._set_gates(outside)
-
-        return checkpoint(run, *args, use_reentrant=False)
+        return rows.to(self.layers[0].down)
 
     def _refuse_merged(self) -> None:
         merged = [layer.path for layer in self.layers if layer.module.merged]
         if merged:
             raise ConfigError(
-                f"{len(merged)} of {len(self.layers)} layers are merged, where weights and strength "
-                "no longer count: call `adapter.unmerge()` (or `pipe.unfuse_lora()`) first"
+                f"{len(merged)} of {len(self.layers)} layers are merged, where neither weights nor "
+                "strength count: call `adapter.unmerge()` (or `pipe.unfuse_lora()`) first"
             )
 
 

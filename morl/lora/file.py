@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -72,7 +73,8 @@ def write_safetensors(
             os.fsync(stream.fileno())
         os.replace(aside, file)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise ResourceError(f"{file}: cannot be written: {error.strerror}") from error
 
 

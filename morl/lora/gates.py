@@ -34,6 +34,8 @@ class Gates(nn.Module, ABC):
 class ConstantGates(Gates):
     """g(w) = 1: an ordinary LoRA."""
 
+    one: Tensor
+
     def __init__(self, layers: int, rank: int) -> None:
         super().__init__()
         self.register_buffer("one", torch.ones(layers, rank), persistent=False)
@@ -102,7 +104,7 @@ class MLPGates(Gates):
 
 
 class ExpertGates(Gates):
-    """g(w) = w_k on the k-th of K equal blocks: Delta W(w) = s sum_k w_k B_k A_k, a soup of experts.
+    """g(w) = w_k on the k-th of K equal blocks, a soup of experts: s sum_k w_k B_k A_k.
 
     It has no parameters, and is 1 / K on average: at vertex k the update is expert k alone.
     Source: PaLoRA, arXiv 2407.08056; Rewarded Soups, arXiv 2306.04488.

@@ -74,4 +74,3 @@ def _initialise(layer: GatedLayer, generator: torch.Generator) -> None:
     with torch.no_grad():
         layer.down.copy_(drawn)
         layer.up.zero_()
-

@@ -18,7 +18,7 @@ Gate = Float[Tensor, "rows rank"] | None
 """One row a sample of the denoiser batch; no rows: nothing is bound; None: switched off."""
 
 
-class GatedLayer(LoraVariant):  # type: ignore[misc]
+class GatedLayer(LoraVariant):
     """y = base(x) + scaling * B (g * A x), with its own g for every sample.
 
     A, B and `scaling` (strength * alpha / rank) are those of the peft layer; g is `gate`, set for

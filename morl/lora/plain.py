@@ -1,4 +1,4 @@
-"""Plain LoRA files of any layout, read by diffusers' own loader: to stay beside ours, or to start it."""
+"""Plain LoRA files of any layout, by diffusers' own loader: beside our adapter, or under it."""
 
 from __future__ import annotations
 

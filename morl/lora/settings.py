@@ -19,9 +19,7 @@ class AdapterConfig:
     targets: str | list[str] = option(
         "attention", 'layers that get an update: "attention", "attention+conv" or name endings'
     )
-    core: Core = option(
-        "linear", "how C(w) depends on the weight vector; constant: not at all"
-    )
+    core: Core = option("linear", "how C(w) depends on the weight vector; constant: not at all")
     specialisation: float = option(
         1.0,
         "how far each rank-one component starts out as one objective's own: 0 starts at C(w) = 1, "

@@ -20,5 +20,5 @@ def test_gradient_is_the_mean_over_samples() -> None:
 
 
 def test_negative_coefficient_is_refused() -> None:
-    with pytest.raises(ValueError, match="`kl_coef` must be >= 0; got -0.1"):
+    with pytest.raises(ValueError, match=r"`kl_coef` must be >= 0; got -0\.1"):
         draft_loss(torch.zeros(1), torch.zeros(1), -0.1)

@@ -23,9 +23,7 @@ sys.modules[_spec.name] = tiny_pipelines  # dataclasses look their module up by 
 _spec.loader.exec_module(tiny_pipelines)
 
 OBJECTIVES = ("aesthetic", "alignment", "safety")
-FAMILIES = ("flux", "sd", "sd3", "sdxl")
-CORES = ("constant", "linear", "mlp", "experts")
-TARGETS = {"sd": "attention+conv", "sdxl": "attention+conv", "sd3": "attention", "flux": "attention"}
+UNETS = ("sd", "sdxl")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -96,7 +94,8 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
 
 def make(name: str = "sd", *, trained: bool = True, **settings: object) -> Adapted:
     pipe, twin = tiny_pipelines.build(name), tiny_pipelines.build(name)
-    config = AdapterConfig(**{"rank": 6, "alpha": 12.0, "targets": TARGETS[name], **settings})
+    targets = "attention+conv" if name in UNETS else "attention"
+    config = AdapterConfig(**{"rank": 6, "alpha": 12.0, "targets": targets, **settings})
     adapter = ConditionedAdapter.inject(denoiser_of(pipe), OBJECTIVES, config)
     if trained:
         randomise(adapter)

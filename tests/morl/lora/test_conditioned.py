@@ -102,7 +102,9 @@ def test_rows_that_are_no_multiple_are_refused(adapted) -> None:
         case(case.inputs(3), simplex(2))
 
 
-@pytest.mark.parametrize("bad", [torch.ones(2), torch.ones(1, 4), torch.ones(0, 3), torch.ones(1, 1, 3)])
+@pytest.mark.parametrize(
+    "bad", [torch.ones(2), torch.ones(1, 4), torch.ones(0, 3), torch.ones(1, 1, 3)]
+)
 def test_weights_of_another_shape_are_refused(bad, adapted) -> None:
     with pytest.raises(WeightError, match=r"\[batch, 3\] \(aesthetic, alignment, safety\)"):
         adapted("sd").adapter.set_weights(bad)
@@ -337,7 +339,7 @@ def test_changing_weights_recompiles_nothing() -> None:
         (OBJECTIVES, {"core": "experts", "rank": 8}, "nearest: 6 or 9"),
         ((), {}, "at least one"),
         (("a", "a"), {}, "different names"),
-        (OBJECTIVES, {"beside": "x.safetensors"}, "need `pipe`"),
+        (OBJECTIVES, {"beside": "x.safetensors"}, "loader of `pipe`"),
         (OBJECTIVES, {"core": "experts", "rank": 6, "init_from": "x"}, "no weight-free start"),
     ],
 )

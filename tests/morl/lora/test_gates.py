@@ -20,7 +20,9 @@ def test_constant_is_one_at_every_weight() -> None:
 
 def test_linear_starts_as_one_expert_for_each_objective() -> None:
     # sigma = 1: g_j = 1 + (K w_{j mod K} - 1) = 3 w_{j mod 3}.
-    expected = torch.tensor([[3.0, 0.0, 0.0], [0.6, 0.9, 1.5]]).repeat(1, 2)[:, None].expand(2, 2, 6)
+    expected = (
+        torch.tensor([[3.0, 0.0, 0.0], [0.6, 0.9, 1.5]]).repeat(1, 2)[:, None].expand(2, 2, 6)
+    )
     torch.testing.assert_close(gates("linear")(W), expected)
 
 

@@ -1,4 +1,4 @@
-"""Plain LoRAs: one that stays beside ours and belongs to the reference, one that ours starts from."""
+"""Plain LoRAs: one beside ours that belongs to the reference, one that ours starts from."""
 
 import pytest
 import torch
@@ -93,7 +93,9 @@ def test_a_fused_lora_is_refused_since_peft_would_skip_ours(plain, build_pipe) -
         inject(pipe)
 
 
-@pytest.mark.parametrize(("name", "layout"), [(n, "diffusers") for n in FAMILIES] + [("sd", "kohya")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [*((name, "diffusers") for name in FAMILIES), ("sd", "kohya")]
+)
 @pytest.mark.parametrize("core", ["constant", "linear", "mlp"])
 def test_starting_from_a_lora_is_that_lora_at_every_weight(
     name, layout, core, plain, build_pipe
@@ -120,7 +122,7 @@ def test_a_text_encoder_part_would_be_lost_at_the_start(plain, build_pipe, tmp_p
     tensors["text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.ones(2, 16)
     file = str(tmp_path / "both.safetensors")
     save_file(tensors, file)
-    with pytest.raises(IntegrityError, match="text encoder.*beside"):
+    with pytest.raises(IntegrityError, match=r"text encoder.*beside"):
         inject(build_pipe("sd"), init_from=file)
 
 

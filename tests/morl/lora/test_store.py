@@ -82,7 +82,7 @@ def test_another_base_is_refused_unless_forced(adapted, build_pipe, tmp_path) ->
     assert torch.equal(adapter.layers[0].down, case.adapter.layers[0].down)
 
 
-def test_tensors_that_do_not_fit_are_listed_and_nothing_stays(adapted, build_pipe, tmp_path) -> None:
+def test_tensors_that_do_not_fit_are_listed(adapted, build_pipe, tmp_path) -> None:
     case, (pipe, base) = adapted("sd"), fresh(build_pipe)
     head = header(config=case.adapter.config, base=base)
     file = save_adapter(tmp_path / "a.safetensors", case.adapter, head)
@@ -141,7 +141,7 @@ def test_a_pickle_is_refused_by_content(protocol, suffix, tmp_path) -> None:
     with pytest.raises(IntegrityError, match="pickle" if protocol >= 2 else "no safetensors file"):
         read_safetensors(file)
     torch.save({"a": torch.ones(2)}, file)
-    with pytest.raises(IntegrityError, match="pickle.*weights_only"):
+    with pytest.raises(IntegrityError, match=r"pickle.*weights_only"):
         read_safetensors(file)
     assert not (tmp_path / "ran").exists()
 
