@@ -33,7 +33,14 @@ LAYERS = (
     ("morl.algorithms",),
     ("morl.config",),
     ("morl.training",),
-    ("morl.inference", "morl.report", "morl.report_figures", "morl.world"),
+    (
+        "morl.drawing",
+        "morl.weight_inputs",
+        "morl.inference",
+        "morl.report",
+        "morl.report_figures",
+        "morl.world",
+    ),
     ("morl.cli", "morl.__main__"),
     ("experiments",),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -31,6 +31,7 @@ class DenoisingTerms:
     reference: Tensor
 
 
+@runtime_checkable
 class RewardGradientAlgorithm(Protocol):
     """Differentiates the utility through the sampler's last steps."""
 
@@ -50,6 +51,7 @@ class RewardGradientAlgorithm(Protocol):
         """Turn utilities (to be maximised) and distances from the base into a loss."""
 
 
+@runtime_checkable
 class PolicyGradientAlgorithm(Protocol):
     """Weighs recorded log-probabilities by advantages."""
 
@@ -92,6 +94,7 @@ class PolicyGradientAlgorithm(Protocol):
         """Loss of one timestep; log-probs are means over the `elements` of a latent."""
 
 
+@runtime_checkable
 class DenoisingAlgorithm(Protocol):
     """Regresses denoising predictions on finished images, weighted by their advantage."""
 

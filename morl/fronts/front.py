@@ -21,7 +21,14 @@ from morl.fronts.indicators import (
     spans,
     split_half_hypervolume,
 )
-from morl.fronts.intervals import Resampling, bootstrap, resampling, standard_error
+from morl.fronts.intervals import (
+    Bootstrapped,
+    Resampling,
+    bootstrap,
+    resampled_means,
+    resampling,
+    standard_error,
+)
 from morl.fronts.utility import (
     Preferences,
     delivered_utility,
@@ -142,13 +149,12 @@ class Front:
         if {k for edge in self.edges for k in edge} != set(range(len(self.names))):
             return {}
         drawn = self._resampling(seed)
+        control = self._controllability(self.mean)
+        replicates = self._controllability(resampled_means(self.samples[None], drawn.counts)[:, 0])
         return {
             name: {
-                "controllability": self._interval(
-                    lambda mean, k=k: controllability(  # type: ignore[misc]
-                        {edge: mean[rows] for edge, rows in self.edges.items()}, len(self.names)
-                    )[k],
-                    drawn,
+                "controllability": asdict(
+                    Bootstrapped(float(control[k]), replicates[:, k]).interval()
                 ),
                 "monotonicity_violation": max(
                     self._violation(rows if k == edge[1] else rows[::-1], k)
@@ -184,6 +190,12 @@ class Front:
             tuple(values["groups"]),
             FrontConstants(tuple(values["nadir"]), tuple(values["ideal"])),
         )
+
+    def _controllability(
+        self, means: Float[np.ndarray, "*batch point objective"]
+    ) -> Float[np.ndarray, "*batch objective"]:
+        paths = {edge: means[..., rows, :] for edge, rows in self.edges.items()}
+        return controllability(paths, len(self.names))
 
     def _violation(self, rows: list[int], k: int) -> float:
         error = self.paired_error[np.ix_(rows, rows)][:, :, k]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,9 +71,10 @@ def split_half_hypervolume(
 
     HV = (HV(mean_B of the points that are non-dominated on A) + the same with A and B swapped) / 2
 
-    samples [N,P,K], raw units, P >= 2; A, B: prompts at even and odd places. Free of the inflation
-    that choosing the best of noisy points brings. Misleading with few prompts: points that are
-    good but unlucky on the choosing half are lost, so it lies below the truth.
+    samples [N,P,K], raw units, P >= 2; A, B: prompts at even and odd places. Points that were
+    merely lucky gain nothing, so it is less inflated than `hypervolume`; not free of inflation,
+    because the chosen points still form a union of noisy means. Misleading with few prompts: good
+    points that are unlucky on the choosing half are lost.
     """
     if samples.shape[1] < 2:
         raise ValueError(f"two halves need at least 2 prompts; got {samples.shape[1]}")
@@ -83,7 +83,9 @@ def split_half_hypervolume(
     return (hypervolume(halves[1][chosen[0]]) + hypervolume(halves[0][chosen[1]])) / 2
 
 
-def igd_plus(normalised: Points, reference: Points) -> float:
+def igd_plus(
+    normalised: Points, reference: Float[np.ndarray, "reference_point objective"]
+) -> float:
     """Mean distance of a reference front to the set, counting shortfalls alone; 0 is best.
 
     IGD+ = mean_{z in reference} min_i || max(z - u_i, 0) ||
@@ -120,38 +122,45 @@ def edges(weights: Points) -> dict[Edge, list[int]]:
     return found
 
 
-def spearman(x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> float:
+def spearman(
+    x: Float[np.ndarray, "*batch point"], y: Float[np.ndarray, "*batch point"]
+) -> Float[np.ndarray, "*batch"]:
     """Rank correlation in [-1, 1], ties at their mean rank; 0 where one side is constant.
 
     rho = cov(rank x, rank y) / (std(rank x) std(rank y))
 
+    Misleading with few points, and about size: it sees order alone.
     Source: Spearman, Am. J. Psychol. 15(1), 1904.
     """
-    first, second = _ranks(x), _ranks(y)
-    first, second = first - first.mean(), second - second.mean()
-    scale = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / scale if scale > 0 else 0.0
+    first, second = _centred_ranks(x), _centred_ranks(y)
+    scale = np.sqrt(np.square(first).sum(axis=-1) * np.square(second).sum(axis=-1))
+    covariance = (first * second).sum(axis=-1)
+    rho: Float[np.ndarray, "*batch"] = np.where(scale > 0, covariance / np.fmax(scale, 1e-300), 0)
+    return rho
 
 
-def controllability(paths: Mapping[Edge, Points], objectives: int) -> list[float]:
+def controllability(
+    paths: Mapping[Edge, Float[np.ndarray, "... point k"]], objectives: int
+) -> Float[np.ndarray, "... k"]:
     """Rank correlation of weight and reward for each objective: the worst of its edges.
 
     rho_k = min over edges with k of Spearman(w_k, mean reward k)
 
-    paths[i, j]: mean rewards [P,K] from vertex i (first row) to vertex j, so that reward i should
-    fall along it and reward j rise. Misleading as a size: a tiny but orderly change scores 1 (see
-    `spans`); and with few points: 4 points have 24 orders. Raises ValueError for an objective
-    without a path.
+    paths[i, j]: mean rewards [...,P,K] from vertex i (first row) to vertex j, so that reward i
+    should fall along it and reward j rise. Misleading as a size: a tiny but orderly change scores
+    1 (see `spans`); and with few points: 4 points have 24 orders. Raises ValueError for an
+    objective without a path.
     """
-    scores: list[list[float]] = [[] for _ in range(objectives)]
+    scores: list[list[Float[np.ndarray, "..."]]] = [[] for _ in range(objectives)]
     for (i, j), rewards in paths.items():
-        along = np.linspace(0.0, 1.0, len(checked(rewards)))
-        scores[i].append(spearman(-along, rewards[:, i]))
-        scores[j].append(spearman(along, rewards[:, j]))
+        along = np.broadcast_to(np.arange(float(rewards.shape[-2])), rewards.shape[:-1])
+        scores[i].append(spearman(-along, rewards[..., i]))
+        scores[j].append(spearman(along, rewards[..., j]))
     missing = [k for k, found in enumerate(scores) if not found]
     if missing:
         raise ValueError(f"objectives {missing} of {objectives} lie on no path of `paths`")
-    return [min(found) for found in scores]
+    worst: Float[np.ndarray, "... k"] = np.stack([np.min(found, axis=0) for found in scores], -1)
+    return worst
 
 
 def monotonicity_violation(
@@ -171,9 +180,11 @@ def monotonicity_violation(
     return float(falls[pairs].mean()) if pairs.any() else 0.0
 
 
-def _ranks(values: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
-    """Ranks from 1, ties at their mean: those below, plus half of those equal."""
-    below = (values[:, None] > values[None]).sum(axis=1)
-    equal = (values[:, None] == values[None]).sum(axis=1)
-    ranks: Float[np.ndarray, " point"] = below + (equal + 1) / 2
+def _centred_ranks(
+    values: Float[np.ndarray, "*batch point"],
+) -> Float[np.ndarray, "*batch point"]:
+    """Ranks minus their mean, ties at their mean rank: those below, less those above, halved."""
+    below = (values[..., :, None] > values[..., None, :]).sum(axis=-1)
+    above = (values[..., :, None] < values[..., None, :]).sum(axis=-1)
+    ranks: Float[np.ndarray, "*batch point"] = (below - above) / 2
     return ranks

@@ -98,15 +98,36 @@ def bootstrap(samples: Samples, statistic: Statistic, drawn: Resampling) -> Boot
             f"`samples` must have {seeds} seeds and {prompts} prompts, as drawn; got shape "
             f"{list(samples.shape)}"
         )
-    everything = np.ones((1, prompts))
-    value = float(np.mean([statistic(points) for points in _means(samples, everything)[0]]))
-    means = _means(samples, drawn.counts)
+    whole = resampled_means(samples, np.ones((1, prompts)))
+    value = float(np.mean([statistic(points) for points in whole[0]]))
+    means = resampled_means(samples, drawn.counts)
     used = np.zeros((replicates, seeds), dtype=bool)
     np.put_along_axis(used, drawn.seeds, True, axis=1)
     table = np.zeros((replicates, seeds))
     for replicate, seed in np.argwhere(used):
         table[replicate, seed] = statistic(means[replicate, seed])
     return Bootstrapped(value, np.take_along_axis(table, drawn.seeds, axis=1).mean(axis=1))
+
+
+def resampled_means(
+    samples: Samples, counts: Float[np.ndarray, "replicate prompt"]
+) -> Float[np.ndarray, "replicate seed point objective"]:
+    """Mean rewards of every run when prompts count as often as each replicate drew them.
+
+    mean_rs = sum_p c_rp x_sp / sum_p c_rp over the p whose reward applies (is not NaN)
+
+    c: `counts` [R,P]; x: `samples` [S,N,P,K]. Raises ValueError where a replicate drew no prompt
+    that a reward applies to.
+    """
+    applies = np.isfinite(samples)
+    total = np.tensordot(counts, np.where(applies, samples, 0.0), axes=(1, 2))
+    n = np.tensordot(counts, applies.astype(np.float64), axes=(1, 2))
+    if not (n > 0).all():
+        raise ValueError(
+            "a reward applies to so few prompts that a replicate holds none; measure more images"
+        )
+    means: Float[np.ndarray, "replicate seed point objective"] = total / n
+    return means
 
 
 def standard_error(
@@ -165,21 +186,6 @@ def _lower(events: int, count: int, tail: float) -> float:
 def _upper(events: int, count: int, tail: float) -> float:
     _require_counts(events, count)
     return 1.0 if events == count else float(betaincinv(events + 1, count - events, 1 - tail))
-
-
-def _means(
-    samples: Samples, counts: Float[np.ndarray, "replicate prompt"]
-) -> Float[np.ndarray, "replicate seed point objective"]:
-    """Mean rewards of every run under every replicate's prompt counts."""
-    applies = np.isfinite(samples)
-    total = np.tensordot(counts, np.where(applies, samples, 0.0), axes=(1, 2))
-    n = np.tensordot(counts, applies.astype(np.float64), axes=(1, 2))
-    if not (n > 0).all():
-        raise ValueError(
-            "a reward applies to so few prompts that a replicate holds none; measure more images"
-        )
-    means: Float[np.ndarray, "replicate seed point objective"] = total / n
-    return means
 
 
 def _require_counts(events: int, count: int) -> None:

@@ -34,9 +34,9 @@ class TestCounts:
         ("overrides", "forward", "backward"),
         [
             # DRaFT-LV: 9 steps without gradient, the last step and 2 copies with.
-            (["algorithm.kl_coef=0"], 9, 3),
+            (["algorithm.kl_coef=0", "algorithm.renoise_copies=2"], 9, 3),
             # with a pull to the base, which is evaluated at those three as well
-            (["algorithm.kl_coef=0.1"], 12, 3),
+            (["algorithm.kl_coef=0.1", "algorithm.renoise_copies=2"], 12, 3),
             (["algorithm.kl_coef=0", "algorithm.last_steps=3", "algorithm.renoise_copies=0"], 7, 3),
         ],
     )

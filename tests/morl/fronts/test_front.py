@@ -94,9 +94,10 @@ def test_a_grid_without_edges_has_no_steering():
 
 def test_what_does_not_apply_is_left_out_of_means():
     samples = measured().samples.copy()
-    samples[:, ::2, 1] = np.nan
+    samples[:, ::3, 1] = np.nan
     front = measured(samples=samples)
-    np.testing.assert_allclose(front.mean[:, 1], samples[:, 1::2, 1].mean(axis=1))
+    kept = [p for p in range(samples.shape[1]) if p % 3]
+    np.testing.assert_allclose(front.mean[:, 1], samples[:, kept, 1].mean(axis=1))
     assert np.isfinite(front.standard_error).all()
     assert np.isfinite(front.summary()["hypervolume"]["high"])
 
@@ -122,10 +123,8 @@ def test_the_same_samples_give_the_same_summary():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": np.zeros((7, 3))}, r"base \[7, 3\]"),
         ({"names": ("a", "b")}, "2 names"),
         ({"groups": (0, 1)}, "2 groups"),
-        ({"weights": np.eye(3)}, r"weights \[3, 3\]"),
         ({"constants": FrontConstants((0.0,), (1.0,))}, "1 axes"),
         ({"samples": np.full((10, 48, 3), np.nan)}, r"aesthetic applies to no image.*\[1\.0, 0\.0"),
     ],
