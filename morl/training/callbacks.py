@@ -44,6 +44,10 @@ class KeepRun(Callback):
         self.step = 0
         self._started = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's own SIGTERM handler would end the run in mid-step, with exit code 0.
+        self.stop.listen()
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
