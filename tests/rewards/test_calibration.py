@@ -49,6 +49,14 @@ class TestFit:
         with pytest.raises(CalibrationError, match="'alignment' takes one value"):
             Calibration.fit(NAMES, values, torch.ones_like(values, dtype=torch.bool))
 
+    def test_rounding_is_no_spread(self):
+        # the next float32 after 0.1 is 7e-9 away
+        values = torch.full((100,), 0.1)
+        values[::2] = torch.nextafter(values[::2], torch.tensor(1.0))
+        assert values.unique().numel() == 2
+        with pytest.raises(CalibrationError, match="'r' takes one value"):
+            moments("r", values, torch.ones(100).bool())
+
     @pytest.mark.parametrize("count", [0, 1])
     def test_too_few_samples_are_refused(self, count):
         valid = torch.zeros(3, 2, dtype=torch.bool)

@@ -34,11 +34,10 @@ class TestViolation:
     def test_without_a_valid_sample_it_is_zero_of_zero(self, rows):
         assert violation(torch.ones(rows), torch.zeros(rows, dtype=torch.bool), 0.3, "<=") == (0, 0)
 
-    def test_large_means_keep_their_digits(self):
-        # float32 sums of 10^6 values near 1 would be off by more than 1e-4
-        costs = torch.full((10**6,), 0.1)
-        amount, _ = violation(costs, torch.ones(10**6, dtype=torch.bool), 0.1, "<=")
-        assert amount == pytest.approx(0.0, abs=1e-8)
+    def test_small_costs_count_beside_a_large_one(self):
+        # (2^24 + 4) / 5 = 3,355,444; in float32 2^24 + 1 is 2^24
+        costs = torch.tensor([2.0**24, 1.0, 1.0, 1.0, 1.0])
+        assert violation(costs, torch.ones(5).bool(), 3355444.0, "<=") == (0.0, 5)
 
 
 class TestPenalty:

@@ -306,8 +306,9 @@ class TestMask:
         def undefined(batch):
             return Scores.of(batch.images.mean((1, 2, 3)).sub(0.5).log())
 
-        images = torch.full((2, 3, 4, 4), 0.9)
-        images[1] = 0.1
+        # log 0 at the second image: the value and its gradient are infinite
+        images = torch.full((2, 3, 4, 4), 0.75)
+        images[1] = 0.5
         images.requires_grad_()
         panel = Panel([Given(undefined, differentiable=True), Brightness()], on_fault="mask")
         with pytest.warns(MaskedFaultWarning):

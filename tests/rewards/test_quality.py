@@ -52,10 +52,16 @@ class TestValues:
 
     @pytest.mark.parametrize(
         ("color", "expected"),
-        [((0.5, 0.5, 0.5), 0.0), ((0.0, 0.0, 0.0), 0.0), ((0.8, 0.2, 0.4), 0.75), ((0.1, 0, 0), 1)],
+        [
+            ((0.5, 0.5, 0.5), 0.0),
+            ((0.0, 0.0, 0.0), 0.0),
+            ((0.8, 0.2, 0.4), 0.75),
+            ((0.1, 0, 0), 1),
+            ((0.001, 0, 0), 0.255),
+        ],
     )
     def test_saturation(self, color, expected):
-        # (max - min) / max: (0.8 - 0.2) / 0.8 = 0.75
+        # (max - min) / max: (0.8 - 0.2) / 0.8 = 0.75; below one 8-bit step over 1/255: 0.255
         assert value(Saturation, plain(*map(float, color))) == pytest.approx(expected, abs=1e-6)
 
     def test_contrast(self):

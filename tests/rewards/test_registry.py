@@ -113,9 +113,10 @@ class TestOwnReward:
         assert build("own_rewards_b.scaled").score(batch).values.item() == 3.0
         assert build("./own_rewards_b.py:scaled").score(batch).values.item() == 3.0
 
-    def test_a_file_never_shadows_a_library(self, here):
-        write(here / "yaml.py", "raise RuntimeError('the wrong module')")
-        write(here / "own_rewards_c.py", "import yaml\n" + OWN)
+    def test_a_file_never_shadows_a_library(self, here, monkeypatch):
+        monkeypatch.delitem(sys.modules, "tabnanny", raising=False)
+        write(here / "tabnanny.py", "raise RuntimeError('the wrong module')")
+        write(here / "own_rewards_c.py", "import tabnanny\n" + OWN)
         assert facts_of("own_rewards_c.warmth").category == "aesthetic"
 
     def test_a_reward_class_by_path(self):
