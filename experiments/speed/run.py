@@ -104,7 +104,8 @@ def iteration_ratio(name: str, model: str, pairs: int) -> dict[str, Any]:
         enable_progress_bar=False,
         callbacks=[timer],
     )
-    trainer.fit(module, torch.utils.data.DataLoader(range(pairs + 1), batch_size=None))
+    steps: Any = range(pairs + 1)
+    trainer.fit(module, torch.utils.data.DataLoader(steps, batch_size=None))
     return _ratio(timer.toolkit[1:], timer.floor[1:])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from morl.algorithms.interface import LossOutput
 from morl.algorithms.settings import DraftSettings
+from morl.diffusion.gradient import GradientSteps, drawn_steps, last_steps
 
 
 def draft_loss(
@@ -32,13 +34,13 @@ def draft_loss(
 
 @dataclass(frozen=True)
 class Draft:
-    """DRaFT-K (`last_steps` = K) and DRaFT-LV (`last_steps` = 1 with `renoise_copies` > 0)."""
+    """DRaFT-K, DRaFT-LV (`renoise_copies` > 0 with K = 1) and DRTune (`drawn_steps` > 0)."""
 
     settings: DraftSettings
 
-    @property
-    def last_steps(self) -> int:
-        return self.settings.last_steps
+    def gradient_steps(self, steps: int, generator: torch.Generator) -> GradientSteps:
+        window, drawn = self.settings.last_steps, self.settings.drawn_steps
+        return drawn_steps(steps, window, drawn, generator) if drawn else last_steps(steps, window)
 
     @property
     def renoise_copies(self) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from morl.diffusion.gradient import GradientSteps
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,10 @@ class DenoisingTerms:
 
 @runtime_checkable
 class RewardGradientAlgorithm(Protocol):
-    """Differentiates the utility through the sampler's last steps."""
+    """Differentiates the utility through some of the sampler's steps."""
 
-    @property
-    def last_steps(self) -> int:
-        """Sampler steps that carry gradients, counted from the end."""
+    def gradient_steps(self, steps: int, generator: torch.Generator) -> GradientSteps:
+        """Choose what is differentiated when sampling with `steps` steps."""
 
     @property
     def renoise_copies(self) -> int:

@@ -9,6 +9,7 @@ from morl.option import option
 
 DDPO = "DDPO, arXiv 2305.13301"
 DRAFT = "DRaFT, arXiv 2309.17400"
+DRTUNE = "DRTune, arXiv 2405.00760"
 NFT = "DiffusionNFT, arXiv 2509.16117"
 FLOW_GRPO = "Flow-GRPO, arXiv 2505.05470"
 
@@ -26,7 +27,7 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class DraftSettings:
-    """DRaFT-K, and DRaFT-LV where `last_steps` is 1 and `renoise_copies` is positive."""
+    """DRaFT-K; DRaFT-LV with `renoise_copies` at one last step; DRTune with `drawn_steps`."""
 
     name: ClassVar[str] = "draft"
     group_size: ClassVar[int] = 1
@@ -37,6 +38,14 @@ class DraftSettings:
         "sampler steps that carry gradients, counted from the end (K)",
         low=1,
         source=f"{DRAFT}: K = 1 is the best trade-off; large K explodes without clipping",
+    )
+    drawn_steps: int = option(
+        0,
+        "of the last K steps, how many are differentiated, drawn anew at each update, with "
+        "gradients that stop at the latents the denoiser reads (DRTune); 0 differentiates all K "
+        "in full",
+        low=0,
+        source=f"{DRTUNE}: 5 of 50",
     )
     renoise_copies: int = option(
         2,
@@ -60,6 +69,11 @@ class DraftSettings:
             found.append(
                 f"algorithm.last_steps: must be at most base.steps = {steps}; got {self.last_steps}"
             )
+        if self.drawn_steps > self.last_steps:
+            found.append(
+                f"algorithm.drawn_steps: must be at most algorithm.last_steps = {self.last_steps}; "
+                f"got {self.drawn_steps}"
+            )
         if self.renoise_copies and self.last_steps > 1:
             found.append(
                 "algorithm.renoise_copies: re-noised copies exist for the last step alone; set "
@@ -69,9 +83,10 @@ class DraftSettings:
         return found
 
     def evaluations(self, steps: int) -> Evaluations:
-        trained = self.last_steps + self.renoise_copies
+        sampled = self.drawn_steps or self.last_steps
+        trained = sampled + self.renoise_copies
         reference = trained if self.kl_coef else 0
-        return Evaluations(forward=steps - self.last_steps + reference, backward=trained)
+        return Evaluations(forward=steps - sampled + reference, backward=trained)
 
 
 @dataclass(frozen=True)

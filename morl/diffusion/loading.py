@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -15,6 +19,7 @@ from torch import Tensor
 from morl.diffusion.families import FAMILIES, Family, family_of
 from morl.errors import DataError, IntegrityError, PipelineError
 
+LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SIGNS_PER_TENSOR = 64  # enough to tell any two trainings apart, cheap for a large model
@@ -45,13 +50,14 @@ def load_pipeline(
     if family.pipeline == "StableDiffusionPipeline":
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype={"default": dtype, "vae": torch.float32},
-            **keywords,
-        )
+        with _without_bars():
+            pipe = DiffusionPipeline.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype={"default": dtype, "vae": torch.float32},
+                **keywords,
+            )
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: incomplete or inconsistent pipeline ({_first_line(error)}); save it again "
@@ -95,6 +101,19 @@ def _base_parameters(denoiser: Any) -> list[tuple[str, Tensor]]:
         own = type(denoiser).from_config(denoiser.config).named_parameters()
     held = {name.replace(".base_layer.", "."): row for name, row in denoiser.named_parameters()}
     return sorted((name, held[name]) for name, _ in own)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of the libraries: a few seconds of loading would bury our own lines."""
+    shown = [library for library in LIBRARIES if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def _folder(model: str, revision: str | None) -> Path:

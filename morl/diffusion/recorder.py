@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from morl.diffusion.families import Family
+from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.schedule import Schedule, schedule_of
 from morl.diffusion.steps import gaussian_log_prob
 from morl.diffusion.trajectory import Call, Trajectory, argument_names, call_of
@@ -25,7 +26,7 @@ class Recorder:
 
     At every step it checks that the denoiser ran exactly once, that the declared guidance formula
     reproduces the model output that reached the scheduler, and that the pipeline hands back the
-    latents it was given. From step `gradient_from` on gradients are recorded.
+    latents it was given. `gradient` says which denoiser calls are differentiated.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Recorder:
         eta: float,
         generator: torch.Generator | None,
         record: bool,
-        gradient_from: int | None = None,
+        gradient: GradientSteps | None = None,
     ) -> None:
         self._family = family
         self._denoiser = family.denoiser_of(pipe)
@@ -49,7 +50,7 @@ class Recorder:
         self._eta = eta
         self._generator = generator
         self._record = record
-        self._gradient_from = gradient_from
+        self._gradient = gradient
         self._schedule: Schedule | None = None
         self._pending: list[tuple[Call, Tensor]] = []
         self._calls: list[Call] = []
@@ -67,12 +68,29 @@ class Recorder:
         # An attribute of the instance, so that every signature a pipeline inspects, and
         # set_timesteps with sigmas= or mu=, stay the scheduler's own.
         overrides["step"] = self.step
-        hook = self._denoiser.register_forward_hook(self._on_call, with_kwargs=True)
+        hooks = [self._denoiser.register_forward_hook(self._on_call, with_kwargs=True)]
+        if self._gradient is not None and not self._gradient.through_latents:
+            hooks.append(
+                self._denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True)
+            )
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             del overrides["step"]
+
+    def _before_call(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Cut the gradient where the denoiser reads the latents, and in calls not chosen."""
+        assert self._gradient is not None
+        torch.set_grad_enabled(len(self._log_probs) in self._gradient.steps)
+        place = self._names.index(self._family.sample_argument)
+        if place < len(args):
+            return (*args[:place], args[place].detach(), *args[place + 1 :]), kwargs
+        name = self._family.sample_argument
+        return args, {**kwargs, name: kwargs[name].detach()}
 
     def _on_call(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -81,6 +99,9 @@ class Recorder:
         if self._calls:
             call = _sharing(call, self._calls[-1].conditioning)
         self._pending.append((call, output[0]))
+        if self._gradient is not None:
+            # The scheduler's steps carry the gradient on, also past a call that was left out.
+            torch.set_grad_enabled(len(self._log_probs) >= self._gradient.first)
 
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True
@@ -105,10 +126,10 @@ class Recorder:
                 with torch.no_grad():
                     log_prob = gaussian_log_prob(latents, moments.mean, moments.std)
         self._log_probs.append(log_prob)
-        if torch.is_grad_enabled():
-            self.predictions.append(model_output)
-        if self._gradient_from == index + 1:
-            torch.set_grad_enabled(True)
+        if self._gradient is not None:
+            if index in self._gradient.steps:
+                self.predictions.append(model_output)
+            torch.set_grad_enabled(index + 1 >= self._gradient.first)
         self._last = latents
         return SchedulerOutput(prev_sample=latents)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.diffusion.families import Family, latent_channels
+from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.prompts import Conditioning
 from morl.diffusion.recorder import Recorder
 from morl.diffusion.request import Request, check_rows
@@ -102,23 +103,22 @@ def sample_with_gradient(
     *,
     latents: Float[Tensor, "batch channel height width"],
     steps: int,
-    last_steps: int,
+    gradient: GradientSteps,
     guidance: float = 1.0,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
     bind: Bind = nullcontext,
 ) -> Rollout:
-    """Sample so that `final` carries gradients through the last K steps (DRaFT-K).
+    """Sample so that `final` carries gradients of the denoiser calls that `gradient` names.
 
-    K: `last_steps` in 1..steps. The steps before run without gradients inside the same call, and
-    gradient mode is what it was afterwards, also on an exception. The gradient reaches the adapter
-    through the denoiser outputs of the last K steps only. With eta > 0 the noise is a constant.
-    Raises as `sample` does, and PipelineError if the pipeline's call cannot be entered without its
-    no_grad decorator, or if no gradient reaches the final latents.
-    Source: DRaFT, arXiv 2309.17400, section 4 (DRaFT-K).
+    The steps before run without gradients inside the same call, and gradient mode is what it was
+    afterwards, also on an exception. With eta > 0 the noise is a constant.
+    Raises as `sample` does, ValueError for steps that do not exist, and PipelineError if the
+    pipeline's call cannot be entered without its no_grad decorator, or if no gradient reaches the
+    final latents.
+    Source: DRaFT, arXiv 2309.17400, section 4; DRTune, arXiv 2405.00760, algorithm 1.
     """
-    if not 1 <= last_steps <= steps:
-        raise ValueError(f"`last_steps` must lie in 1..{steps} (`steps`); got {last_steps}")
+    gradient.check(steps)
     check_rows("weights", weights, conditioning)
     request = Request(pipe, family, conditioning, latents, steps, guidance)
     rollout = _run(
@@ -129,7 +129,7 @@ def sample_with_gradient(
         eta=eta,
         generator=generator,
         record=True,
-        gradient_from=steps - last_steps,
+        gradient=gradient,
     )
     if not rollout.final.requires_grad:
         raise PipelineError(
@@ -159,7 +159,7 @@ def _run(
     eta: float,
     generator: torch.Generator | None,
     record: bool,
-    gradient_from: int | None = None,
+    gradient: GradientSteps | None = None,
 ) -> Rollout:
     recorder = Recorder(
         request.pipe,
@@ -169,11 +169,15 @@ def _run(
         eta=eta,
         generator=generator,
         record=record,
-        gradient_from=gradient_from,
+        gradient=gradient,
     )
     # The recorder may switch gradients on in mid-call; this context restores the mode, also
     # when the call raises.
-    with torch.set_grad_enabled(gradient_from == 0), bind(weights), recorder.attached():
+    with (
+        torch.set_grad_enabled(gradient is not None and gradient.first == 0),
+        bind(weights),
+        recorder.attached(),
+    ):
         final, trajectory = recorder.finish(call(**request.arguments())[0])
         final = request.family.unpack(final, *request.latents.shape[-2:])
     return Rollout(

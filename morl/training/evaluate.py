@@ -22,38 +22,13 @@ from morl.lora.store import ADAPTER_FILE, read_adapter
 from morl.prompts import load_prompts
 from morl.randomness import generator
 from morl.training.assemble import Assembly, assemble
+from morl.training.judge import Judge, Scores, judge_of, score_images
 from morl.training.run import RunDirectory
 from morl.training.state import read_statistics
 from morl.weights import das_dennis, edge_path
-from rewards.evaluate import BoundObjective
-from rewards.expression import Constraint
-from rewards.objective import Objective
-from rewards.parse import parse_expression
-from rewards.reward import ImageBatch
 
 IDEAL_SDS = 2.0  # an axis without a frozen ideal ends two base standard deviations above the base
 EVENT = 0.5  # a held-out cost above this counts as an event
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The measures of one evaluation: spaces share encoders, and images are scored once."""
-
-    proxy: BoundObjective
-    gold: BoundObjective | None
-
-    def spaces(self) -> dict[str, BoundObjective]:
-        """Each space by name; `gold` is any measure that never trained."""
-        return {"proxy": self.proxy} | ({} if self.gold is None else {"gold": self.gold})
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a set of images scored in one space: rewards [P,K], costs [P,J] and where they apply."""
-
-    rewards: Float[Tensor, "image objective"]
-    costs: Float[Tensor, "image constraint"]
-    cost_valid: Tensor
 
 
 def evaluate_run(
@@ -71,11 +46,56 @@ def evaluate_run(
     _, parameters = read_adapter(run.path / ADAPTER_FILE)
     parts.adapter.load_state_dict(parameters)
     parts.bound.statistics = read_statistics(run)
-    judge = _judge(config, parts, rewards or ())
+    judge = judge_of(config, parts, rewards or ())
     prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
     result = measure(parts, judge, prompts, full=full)
     run.write_json("evaluation_ledger.json", parts.ledger.to_dict())
     return run.write_json("front.json", result)
+
+
+@dataclass(frozen=True)
+class ScoredGrid:
+    """Scores of the same prompts and noise at the base model and at every weight vector.
+
+    groups [P]: number of each image's prompt.
+    """
+
+    weights: Float[Tensor, "point objective"]
+    base: dict[str, Scores]
+    points: list[dict[str, Scores]]
+    groups: tuple[int, ...]
+
+    def fronts(self, config: Config) -> dict[str, Front]:
+        """The front in each space."""
+        return {
+            space: _front(
+                space,
+                config,
+                self.weights,
+                torch.stack([point[space].rewards for point in self.points]),
+                base.rewards,
+                self.groups,
+            )
+            for space, base in self.base.items()
+        }
+
+
+@torch.no_grad()
+def score_grid(parts_at: Sequence[Assembly], judge: Judge, prompts: Sequence[str]) -> ScoredGrid:
+    """Sample and score the weight grid; point n comes from `parts_at[n]`, often all the same."""
+    config, sampler = parts_at[0].config, parts_at[0].sampler
+    grid = das_dennis(len(config.names), config.evaluation.partitions)
+    count = config.evaluation.images_per_weight
+    asked = [prompts[i % len(prompts)] for i in range(count)]
+    noise = sampler.noise(count, generator(config.training.seed, 0, 0, "held-out noise"))
+    pairs = zip(parts_at, grid, strict=True)
+    bar = tqdm(pairs, total=len(grid), desc="front", leave=False)
+    return ScoredGrid(
+        grid,
+        score_images(parts_at[0], judge, asked, None, noise),
+        [score_images(parts, judge, asked, w, noise) for parts, w in bar],
+        tuple(i % len(prompts) for i in range(count)),
+    )
 
 
 @torch.no_grad()
@@ -84,27 +104,20 @@ def measure(
 ) -> dict[str, Any]:
     """Sample and score the grid, the constraint images and, if `full`, the edge paths."""
     config = parts.config
-    names = config.names
-    grid = das_dennis(len(names), config.evaluation.partitions)
-    count = config.evaluation.images_per_weight
-    asked = [prompts[i % len(prompts)] for i in range(count)]
-    noise = parts.sampler.noise(count, generator(config.training.seed, 0, 0, "held-out noise"))
-    base = _score(parts, judge, asked, None, noise)
-    groups = tuple(i % len(prompts) for i in range(count))
-    points = [_score(parts, judge, asked, w, noise) for w in tqdm(grid, desc="front", leave=False)]
+    size = len(das_dennis(len(config.names), config.evaluation.partitions))
+    grid = score_grid([parts] * size, judge, prompts)
     result: dict[str, Any] = {
         "format": FORMAT,
-        "names": list(names),
+        "names": list(config.names),
         "constraints": [str(c) for c in parts.objective.constraints],
-        "images_per_weight": count,
-        "fronts": {},
-        "events": _events(parts, judge, prompts, grid),
+        "images_per_weight": config.evaluation.images_per_weight,
+        "fronts": {
+            space: {**front.to_dict(), **front.summary()}
+            for space, front in grid.fronts(config).items()
+        },
+        "events": judge_constraints(parts, judge, prompts, grid.weights),
+        "also": _also(judge, grid),
     }
-    for space in judge.spaces():
-        samples = torch.stack([point[space].rewards for point in points])
-        front = _front(space, config, grid, samples, base[space].rewards, groups)
-        result["fronts"][space] = {**front.to_dict(), **front.summary()}
-    result["also"] = _also(judge, grid, points, base)
     if full:
         result["paths"] = _paths(parts, judge, prompts)
     return result
@@ -118,63 +131,6 @@ def _sampling(config: Config) -> Config:
         if (value := getattr(config.evaluation, key)) is not None
     }
     return replace(config, base=replace(config.base, **chosen))
-
-
-def _judge(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
-    """Proxies without pessimism, and the held-out measures under the names they judge."""
-    proxy = replace(parts.objective, pessimism=0.0)
-    extra = tuple((text, parse_expression(text)) for text in also)
-    proxy = replace(proxy, maximized=(*proxy.maximized, *extra))
-    bound = parts.bound if not extra and not parts.objective.pessimism else proxy.bind()
-    bound.statistics.update(parts.bound.statistics)
-    held_out = config.evaluation.held_out
-    if not all(name in held_out for name in config.names):
-        return Judge(bound, None)
-    constraints = tuple(
-        Constraint(parse_expression(held_out[name]), constraint.sense, constraint.threshold)
-        for name, constraint in zip(
-            parts.objective.constraint_names, parts.objective.constraints, strict=True
-        )
-        if name in held_out
-    )
-    gold = Objective(
-        tuple((name, parse_expression(held_out[name])) for name in config.names), constraints
-    )
-    return Judge(bound, gold.bind())
-
-
-def _score(
-    parts: Assembly,
-    judge: Judge,
-    prompts: Sequence[str],
-    weights: Float[Tensor, " objective"] | None,
-    noise: Tensor,
-) -> dict[str, Scores]:
-    """Sample at one weight vector (None: the base model), and score in every space."""
-    size = parts.config.training.batch_size
-    columns: dict[str, list[Scores]] = {space: [] for space in judge.spaces()}
-    for start in range(0, len(prompts), size):
-        part = list(prompts[start : start + size])
-        rows = torch.zeros(len(part), len(parts.config.names)) if weights is None else weights
-        rollout = parts.sampler.sample(
-            part,
-            rows.expand(len(part), -1),
-            noise[start : start + size],
-            reference=weights is None,
-        )
-        batch = ImageBatch(parts.sampler.decode(rollout.final), part)
-        with parts.ledger.phase("score"):
-            for space, bound in judge.spaces().items():
-                table = bound(batch)
-                columns[space].append(Scores(table.rewards, table.costs, table.cost_valid))
-    return {
-        space: Scores(
-            torch.cat([s.rewards for s in scores]).cpu(),
-            torch.cat([s.costs for s in scores]).cpu(),
-            torch.cat([s.cost_valid for s in scores]).cpu(),
-        )
-        for space, scores in columns.items()
-    }
 
 
 def _front(
@@ -205,7 +161,10 @@ def _front(
     )
 
 
-def _events(parts: Assembly, judge: Judge, prompts: Sequence[str], grid: Tensor) -> dict[str, Any]:
+@torch.no_grad()
+def judge_constraints(
+    parts: Assembly, judge: Judge, prompts: Sequence[str], grid: Tensor
+) -> dict[str, Any]:
     """Held-out events (cost above 1/2) against each constraint, with exact binomial bounds."""
     count = parts.config.evaluation.judged_images
     bound = judge.gold
@@ -214,7 +173,7 @@ def _events(parts: Assembly, judge: Judge, prompts: Sequence[str], grid: Tensor)
     counted: dict[str, Any] = {}
     trials = [None, *grid]
     scored = [
-        _score(parts, judge, *_drawn_anew(parts, prompts, count, number, weights))["gold"]
+        score_images(parts, judge, *_drawn_anew(parts, prompts, count, number, weights))["gold"]
         for number, weights in enumerate(tqdm(trials, desc="constraints", leave=False))
     ]
     constraints = zip(bound.objective.constraint_names, bound.objective.constraints, strict=True)
@@ -242,18 +201,15 @@ def _drawn_anew(
     return [prompts[i] for i in chosen], weights, parts.sampler.noise(count, draw)
 
 
-def _also(
-    judge: Judge, grid: Tensor, points: list[dict[str, Scores]], base: dict[str, Scores]
-) -> dict[str, Any]:
+def _also(judge: Judge, grid: ScoredGrid) -> dict[str, Any]:
     """Mean of every further reward at the base and at each weight vector."""
-    names = judge.proxy.objective.names
     return {
         name: {
-            "base": float(base["proxy"].rewards[:, i].mean()),
-            "weights": [float(point["proxy"].rewards[:, i].mean()) for point in points],
+            "base": float(grid.base["proxy"].rewards[:, i].mean()),
+            "weights": [float(point["proxy"].rewards[:, i].mean()) for point in grid.points],
         }
-        for i, name in enumerate(names)
-        if i >= grid.shape[1]
+        for i, name in enumerate(judge.proxy.objective.names)
+        if i >= grid.weights.shape[1]
     }
 
 
@@ -269,7 +225,7 @@ def _paths(parts: Assembly, judge: Judge, prompts: Sequence[str]) -> dict[str, A
     }
     for i, j in tqdm(edges, desc="edge paths", leave=False):
         path = edge_path(k, i, j, config.evaluation.edge_points)
-        scored = [_score(parts, judge, asked, w, noise) for w in path]
+        scored = [score_images(parts, judge, asked, w, noise) for w in path]
         for space in measured:
             means = [s[space].rewards[:, :k].mean(dim=0) for s in scored]
             measured[space][i, j] = torch.stack(means).double().numpy()

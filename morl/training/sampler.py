@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.diffusion.families import Family, decode
+from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.prompts import PromptCache
 from morl.diffusion.rollout import Rollout, initial_latents, sample, sample_with_gradient
 from morl.lora.conditioned import ConditionedAdapter
@@ -82,9 +83,9 @@ class Sampler:
         prompts: Sequence[str],
         weights: Float[Tensor, "batch objective"],
         noise: Float[Tensor, "batch channel height width"],
-        last_steps: int,
+        gradient: GradientSteps,
     ) -> Rollout:
-        """Sample so that the final latents carry gradients through the last steps."""
+        """Sample so that the final latents carry gradients of the chosen denoiser calls."""
         with self.ledger.phase("sample"):
             rollout = sample_with_gradient(
                 self.pipe,
@@ -93,13 +94,13 @@ class Sampler:
                 weights,
                 latents=noise,
                 steps=self.steps,
-                last_steps=last_steps,
+                gradient=gradient,
                 guidance=self.guidance,
                 bind=self.adapter.bind,
             )
         per_step = len(prompts) * self.evaluations_per_step
-        self.ledger.forwards += per_step * (self.steps - last_steps)
-        self.ledger.gradient_forwards += per_step * last_steps
+        self.ledger.forwards += per_step * (self.steps - len(gradient.steps))
+        self.ledger.gradient_forwards += per_step * len(gradient.steps)
         self.ledger.images += len(prompts)
         return rollout
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
@@ -75,7 +75,7 @@ def train(
             run.metrics.truncate_after(first)
             write_base(run, calibration, parts.bound.statistics)
         keep = KeepRun(run, stop, module, calibration, config)
-        fit(config, module, [keep, Strips(run, parts, module, config)], run, first)
+        fit(config, module, [keep, Strips(run, parts, module, config)], run.path, first)
         if not first_process():
             return run.path / ADAPTER_FILE
         if stop:
@@ -150,9 +150,13 @@ def build_module(
 
 
 def fit(
-    config: Config, module: AlignmentModule, callbacks: list[Any], run: RunDirectory, first: int
+    config: Config,
+    module: AlignmentModule,
+    callbacks: Sequence[Callback],
+    log_dir: Path,
+    first: int = 0,
 ) -> None:
-    """Run Lightning over the steps that are left; it keeps no checkpoints of its own."""
+    """Run Lightning over the steps from `first`; it logs to `log_dir` and keeps no checkpoints."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Steps are numbers made in place: there is nothing for loader workers to do.
@@ -166,7 +170,7 @@ def fit(
             devices=config.training.devices,
             strategy="ddp" if config.training.devices > 1 else "auto",
             max_epochs=1,
-            logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+            logger=TensorBoardLogger(log_dir, name="tensorboard", version=""),
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,

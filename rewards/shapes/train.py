@@ -24,7 +24,7 @@ def train_proxies(
 ) -> Path:
     """Train the CLIP and its heads, and write them to `out_dir`; returns the folder.
 
-    base_images, base_prompts: samples of the base model, at least 1,200 by default, what the
+    base_images, base_prompts: samples of the base model, at least 1,800 by default, what the
     annotators mostly label; clip: a trained one to keep, which leaves only the heads (a minute).
     The same seed and samples give the same files on the same machine.
     """

@@ -23,13 +23,13 @@ from rewards.shapes.train_clip import encode_images, encode_texts
 class HeadTraining:
     """How many labels there are and how they are fitted; few on purpose, a proxy can be beaten."""
 
-    labelled: int = 600
+    labelled: int = 1200
     """Images with a rating, an unsafe label and two match ratings each."""
-    pairs: int = 1000
+    pairs: int = 2500
     """Comparisons among the labelled images."""
     held_out: int = 600
     """Further images with an unsafe label, which calibrate its probability."""
-    renders: float = 0.2
+    renders: float = 0.4
     """Share of distorted renders in the labelled images; the rest are base-model samples."""
     steps: int = 300
     learning_rate: float = 3e-3

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.algorithms.interface import RewardGradientAlgorithm
+from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.replay import Renoised, denoise, renoise_last_step, replay_noise_pred
 from morl.diffusion.rollout import Rollout
 from morl.training.collect import Collector, Draws, MicroStep, Parts
@@ -24,9 +25,8 @@ class RewardGradientCollector(Collector):
 
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
         noise = self.sampler.noise(len(batch.prompts), draws.generator("noise"))
-        rollout = self.sampler.sample_with_gradient(
-            batch.prompts, batch.weights, noise, self.algorithm.last_steps
-        )
+        gradient = self.algorithm.gradient_steps(self.sampler.steps, draws.generator("steps"))
+        rollout = self.sampler.sample_with_gradient(batch.prompts, batch.weights, noise, gradient)
         renoised = self._renoise(rollout, draws)
         copies = 1 + self.algorithm.renoise_copies
         latents = rollout.final if renoised is None else torch.cat([rollout.final, renoised.final])
@@ -34,8 +34,8 @@ class RewardGradientCollector(Collector):
         images = self.sampler.decode(latents)
         scored = self.score(images, list(batch.prompts) * copies, weights, batch.group)
         utility = self.utility.utility(scored, weights)
-        output = self.algorithm.loss(utility, self._kl(rollout, renoised))
-        differentiated = len(batch.prompts) * (self.algorithm.last_steps + copies - 1)
+        output = self.algorithm.loss(utility, self._kl(rollout, gradient, renoised))
+        differentiated = len(batch.prompts) * (len(gradient.steps) + copies - 1)
         yield MicroStep(output, True, differentiated * self.sampler.evaluations_per_step)
 
     def _renoise(self, rollout: Rollout, draws: Draws) -> Renoised | None:
@@ -54,20 +54,20 @@ class RewardGradientCollector(Collector):
         self.ledger.gradient_forwards += len(renoised.final) * self.sampler.evaluations_per_step
         return renoised
 
-    def _kl(self, rollout: Rollout, renoised: Renoised | None) -> Float[Tensor, " rows"]:
+    def _kl(
+        self, rollout: Rollout, gradient: GradientSteps, renoised: Renoised | None
+    ) -> Float[Tensor, " rows"]:
         """Mean squared distance of the predictions to the base model's, at the same latents."""
         sampler = self.sampler
         rows = len(rollout) + (0 if renoised is None else len(renoised.final))
         if not self.algorithm.needs_reference:
             return torch.zeros(rows, device=rollout.final.device)
-        steps = len(rollout.trajectory.schedule)
-        first = steps - self.algorithm.last_steps
         with torch.no_grad(), self.ledger.phase("reference"):
             references = [
                 replay_noise_pred(
                     sampler.pipe, sampler.family, rollout, step, bind=sampler.reference
                 )
-                for step in range(first, steps)
+                for step in sorted(gradient.steps)
             ]
             if renoised is not None:
                 with sampler.reference(rollout.weights):

@@ -61,6 +61,8 @@ class TestEveryAlgorithm:
         (NFTSettings(kl_coef=0.1), 18, 4),
         # the last 2 of 10 steps with gradient
         (DraftSettings(last_steps=2, renoise_copies=0), 8, 2),
+        # 3 of the last 8 steps with gradient, the base model there
+        (DraftSettings(last_steps=8, drawn_steps=3, renoise_copies=0, kl_coef=0.1), 10, 3),
     ],
 )
 def test_network_evaluations_of_ten_steps(settings, forward, backward):

@@ -92,8 +92,14 @@ class TestAlgorithm:
         assert "must be at most base.steps = 10; got 20" in problem
 
     def test_renoised_copies_of_several_steps(self):
-        found = only("algorithm.last_steps=2", "algorithm.renoise_copies=1")
+        found = only(
+            "algorithm.last_steps=2", "algorithm.drawn_steps=0", "algorithm.renoise_copies=1"
+        )
         assert "renoise_copies: 0" in found
+
+    def test_more_drawn_steps_than_last_steps(self):
+        found = only("algorithm.last_steps=2", "algorithm.drawn_steps=3")
+        assert "must be at most algorithm.last_steps = 2; got 3" in found
 
     def test_a_share_of_less_than_one_step(self):
         assert "the least is 0.1" in only(*GROUPS, "algorithm.timestep_fraction=0.05")

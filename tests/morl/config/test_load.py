@@ -126,7 +126,8 @@ class TestProblems:
             ("algorithm: draft", "algorithm.name: must name an algorithm; got None"),
             (
                 "algorithm: {name: draft, beta: 1}",
-                "algorithm.beta: unknown key; known: kl_coef, last_steps, renoise_copies",
+                "algorithm.beta: unknown key; known: drawn_steps, kl_coef, last_steps, "
+                "renoise_copies",
             ),
         ],
     )

@@ -12,6 +12,8 @@ from morl.config import load_config
 from morl.config.plan import count_parameters, plan
 from morl.errors import IntegrityError
 
+LAST = ("algorithm.last_steps=1", "algorithm.drawn_steps=0", "algorithm.renoise_copies=0")
+
 
 def planned(*overrides):
     fixed = ("training.steps=5", "training.batch_size=64", "base.steps=10", "base.guidance=1")
@@ -34,10 +36,10 @@ class TestCounts:
         ("overrides", "forward", "backward"),
         [
             # DRaFT-LV: 9 steps without gradient, the last step and 2 copies with.
-            (["algorithm.kl_coef=0", "algorithm.renoise_copies=2"], 9, 3),
+            ([*LAST, "algorithm.kl_coef=0", "algorithm.renoise_copies=2"], 9, 3),
             # with a pull to the base, which is evaluated at those three as well
-            (["algorithm.kl_coef=0.1", "algorithm.renoise_copies=2"], 12, 3),
-            (["algorithm.kl_coef=0", "algorithm.last_steps=3", "algorithm.renoise_copies=0"], 7, 3),
+            ([*LAST, "algorithm.kl_coef=0.1", "algorithm.renoise_copies=2"], 12, 3),
+            ([*LAST, "algorithm.kl_coef=0", "algorithm.last_steps=3"], 7, 3),
         ],
     )
     def test_network_evaluations(self, overrides, forward, backward):

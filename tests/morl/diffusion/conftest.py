@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from morl.diffusion.families import Family, family_of
+from morl.diffusion.gradient import last_steps
 from morl.diffusion.prompts import Conditioning, PromptCache
 from morl.diffusion.rollout import Rollout, initial_latents, sample, sample_with_gradient
 
@@ -237,7 +238,13 @@ class Case:
         return sample(*self.common, self.conditioning, self.weights, **settings)
 
     def sample_with_gradient(self, **options: object) -> Rollout:
-        settings = {"steps": 4, "last_steps": 1, "latents": self.latents, **options}
+        count = options.pop("last_steps", 1)
+        settings = {
+            "steps": 4,
+            "gradient": last_steps(4, count) if "gradient" not in options else None,
+            "latents": self.latents,
+            **options,
+        }
         return sample_with_gradient(*self.common, self.conditioning, self.weights, **settings)
 
     def unfreeze(self) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers.utils.logging
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, PNDMScheduler
@@ -173,3 +174,9 @@ def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
     assert base_identity(pipe) == identity
     ConditionedAdapter.inject(denoiser, ("a", "b"), AdapterConfig(rank=2))
     assert base_identity(pipe) == identity
+
+
+def test_loading_shows_no_bars_and_leaves_them_on_for_others(capfd) -> None:
+    load_pipeline("shapes")
+    assert capfd.readouterr().err == ""
+    assert diffusers.utils.logging.is_progress_bar_enabled()

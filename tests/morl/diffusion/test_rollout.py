@@ -7,6 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from morl.diffusion.families import decode, family_of
+from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.prompts import PromptCache
 from morl.diffusion.replay import (
     denoise,
@@ -266,10 +267,50 @@ def test_nothing_to_train(sd_case) -> None:
         sd_case.sample_with_gradient()
 
 
-@pytest.mark.parametrize("last_steps", [0, 5])
-def test_last_steps_out_of_range(sd_case, last_steps: int) -> None:
-    with pytest.raises(ValueError, match=r"`last_steps` must lie in 1..4"):
-        sd_case.sample_with_gradient(last_steps=last_steps)
+# Gradients that stop at the latents (DRTune)
+
+
+def test_chosen_steps_have_the_same_values(case) -> None:
+    case.unfreeze()
+    chosen = GradientSteps(frozenset({0, 2}), through_latents=False)
+    rollout = case.sample_with_gradient(gradient=chosen)
+    assert torch.equal(rollout.final.detach(), case.sample().final)
+    assert len(rollout.predictions) == 2
+    assert all(prediction.requires_grad for prediction in rollout.predictions)
+
+
+def test_every_chosen_step_is_credited_through_the_linear_steps_alone(case) -> None:
+    weight = case.unfreeze()
+    chosen = GradientSteps(frozenset({1, 3}), through_latents=False)
+    case.sample_with_gradient(gradient=chosen).final.sum().backward()
+    gradient, weight.grad = weight.grad, None
+
+    # The same by hand: both predictions from frozen latents, the steps between as they are.
+    rollout = case.sample()
+    trajectory = rollout.trajectory
+    latents = trajectory.latents[1]
+    for step in range(1, 4):
+        with torch.set_grad_enabled(step in chosen.steps):
+            prediction = replay_noise_pred(*case.common, rollout, step)
+        latents = trajectory.schedule.moments(step, prediction, latents, 0.0).mean
+    latents.sum().backward()
+    torch.testing.assert_close(gradient, weight.grad)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_gradient_mode_is_restored_after_chosen_steps(sd_case, outer: bool) -> None:
+    sd_case.unfreeze()
+    modes = []
+    chosen = GradientSteps(frozenset({0, 2}), through_latents=False)
+    hook = sd_case.pipe.unet.register_forward_hook(
+        lambda *_: modes.append(torch.is_grad_enabled()), prepend=True
+    )
+    with torch.set_grad_enabled(outer):
+        sd_case.sample_with_gradient(gradient=chosen)
+        assert torch.is_grad_enabled() is outer
+    hook.remove()
+    assert modes == [True, False, True, False]
 
 
 # Replays

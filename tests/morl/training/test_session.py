@@ -28,7 +28,19 @@ TINY = [
     "training.accelerator=cpu",
 ]
 ALGORITHMS = {
-    "draft": ["algorithm.name=draft", "algorithm.renoise_copies=1", "algorithm.kl_coef=0.1"],
+    "draft": [
+        "algorithm.name=draft",
+        "algorithm.last_steps=1",
+        "algorithm.drawn_steps=0",
+        "algorithm.renoise_copies=1",
+        "algorithm.kl_coef=0.1",
+    ],
+    "drawn_steps": [
+        "algorithm.name=draft",
+        "algorithm.last_steps=3",
+        "algorithm.drawn_steps=2",
+        "algorithm.kl_coef=0.1",
+    ],
     "policy_gradient": [
         "algorithm.name=policy_gradient",
         "algorithm.group_size=2",

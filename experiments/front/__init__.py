@@ -1,0 +1,1 @@
+"""One conditioned adapter against dedicated adapters, their soup, and two controls."""

@@ -1,0 +1,1 @@
+"""Is the embedded world's truth true, and are its proxies useful but beatable?"""

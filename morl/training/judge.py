@@ -1,0 +1,99 @@
+"""The measures that a front is judged by: proxies, held-out measures, and what images score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from morl.config.tree import Config
+from morl.training.assemble import Assembly
+from rewards.evaluate import BoundObjective
+from rewards.expression import Constraint
+from rewards.objective import Objective
+from rewards.parse import parse_expression
+from rewards.reward import ImageBatch
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The measures of one evaluation: spaces share encoders, and images are scored once."""
+
+    proxy: BoundObjective
+    gold: BoundObjective | None
+
+    def spaces(self) -> dict[str, BoundObjective]:
+        """Each space by name; `gold` is any measure that never trained."""
+        return {"proxy": self.proxy} | ({} if self.gold is None else {"gold": self.gold})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a set of images scored in one space: rewards [P,K], costs [P,J] and where they apply."""
+
+    rewards: Float[Tensor, "image objective"]
+    costs: Float[Tensor, "image constraint"]
+    cost_valid: Tensor
+
+
+def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
+    """Proxies without pessimism, and the held-out measures under the names they judge."""
+    proxy = replace(parts.objective, pessimism=0.0)
+    extra = tuple((text, parse_expression(text)) for text in also)
+    proxy = replace(proxy, maximized=(*proxy.maximized, *extra))
+    bound = parts.bound if not extra and not parts.objective.pessimism else proxy.bind()
+    bound.statistics.update(parts.bound.statistics)
+    held_out = config.evaluation.held_out
+    if not all(name in held_out for name in config.names):
+        return Judge(bound, None)
+    constraints = tuple(
+        Constraint(parse_expression(held_out[name]), constraint.sense, constraint.threshold)
+        for name, constraint in zip(
+            parts.objective.constraint_names, parts.objective.constraints, strict=True
+        )
+        if name in held_out
+    )
+    gold = Objective(
+        tuple((name, parse_expression(held_out[name])) for name in config.names), constraints
+    )
+    return Judge(bound, gold.bind())
+
+
+def score_images(
+    parts: Assembly,
+    judge: Judge,
+    prompts: Sequence[str],
+    weights: Float[Tensor, " objective"] | None,
+    noise: Tensor,
+) -> dict[str, Scores]:
+    """Sample at one weight vector (None: the base model), and score in every space.
+
+    prompts and noise have one row an image; they are worked off in training batches.
+    """
+    size = parts.config.training.batch_size
+    columns: dict[str, list[Scores]] = {space: [] for space in judge.spaces()}
+    for start in range(0, len(prompts), size):
+        part = list(prompts[start : start + size])
+        rows = torch.zeros(len(part), len(parts.config.names)) if weights is None else weights
+        rollout = parts.sampler.sample(
+            part,
+            rows.expand(len(part), -1),
+            noise[start : start + size],
+            reference=weights is None,
+        )
+        batch = ImageBatch(parts.sampler.decode(rollout.final), part)
+        with parts.ledger.phase("score"):
+            for space, bound in judge.spaces().items():
+                table = bound(batch)
+                columns[space].append(Scores(table.rewards, table.costs, table.cost_valid))
+    return {
+        space: Scores(
+            torch.cat([s.rewards for s in scores]).cpu(),
+            torch.cat([s.costs for s in scores]).cpu(),
+            torch.cat([s.cost_valid for s in scores]).cpu(),
+        )
+        for space, scores in columns.items()
+    }
