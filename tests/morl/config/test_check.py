@@ -24,7 +24,7 @@ def only(*overrides):
 
 def maximize(objectives):
     """Other objectives, which the recipe's held-out measures do not judge."""
-    return (f"objective.maximize={objectives}", "evaluation.held_out={}")
+    return (f"objective.maximize={objectives}", "evaluation.held_out={}", "evaluation.axes={}")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ TINY = [
     "objective.maximize={red: saturation, dark: -brightness}",
     "objective.subject_to=[contrast <= 0.4]",
     "evaluation.held_out={}",
+    "evaluation.axes={}",
     "base.steps=3",
     "adapter.rank=2",
     f"training.steps={STEPS}",

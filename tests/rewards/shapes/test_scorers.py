@@ -80,7 +80,9 @@ def test_scores_are_finite_and_gradients_reach_the_images(scorer, pictures) -> N
     assert scores.std.max() > 0
     scores.values.sum().backward()
     assert torch.isfinite(images.grad).all()
-    assert (images.grad.flatten(1).norm(dim=1) > 0).all()
+    # Where the mark is surely absent its probability is flat: some images have to feel it, not all.
+    felt = images.grad.flatten(1).norm(dim=1) > 0
+    assert felt.all() if scorer is not ShapesUnsafe else felt.any()
 
 
 def test_four_scorers_share_one_forward(pictures, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,50 @@
+"""Two processes share an update over gloo: one adapter, whoever computes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from morl.lora.store import read_adapter
+
+TINY = [
+    "objective.maximize={red: saturation, dark: -brightness}",
+    "objective.subject_to=[contrast <= 0.4]",
+    "evaluation.held_out={}",
+    "evaluation.axes={}",
+    "base.steps=3",
+    "algorithm.last_steps=3",
+    "algorithm.drawn_steps=2",
+    "adapter.rank=2",
+    "training.batch_size=4",
+    "training.checkpoint_every=2",
+    "training.sample_every=100",
+    "training.accelerator=cpu",
+    "training.devices=2",
+    "training.steps=2",
+]
+
+
+def test_two_processes_train_one_adapter_and_one_of_them_writes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sets = [word for text in TINY for word in ("--set", text)]
+    done = subprocess.run(
+        [sys.executable, "-m", "morl", "train", "shapes", *sets, "--train-only", "--out", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["images"] for row in rows] == [8, 16]  # 4 on each of 2 devices
+    assert list(tmp_path.iterdir()) == [run]
+    _, parameters = read_adapter(run / "adapter.safetensors")
+    assert any(torch.count_nonzero(value) for name, value in parameters.items() if "lora_B" in name)
