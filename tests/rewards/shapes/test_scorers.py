@@ -34,7 +34,13 @@ from rewards.shapes.scorers import (
 )
 from rewards.shapes.train import train_proxies
 from rewards.shapes.train_agreement import AgreementTraining
-from rewards.shapes.train_clip import ClipTraining, contrastive_loss, fits, train_clip
+from rewards.shapes.train_clip import (
+    ClipTraining,
+    contrastive_loss,
+    fits,
+    hardest,
+    train_clip,
+)
 from rewards.shapes.train_heads import (
     HeadTraining,
     choice_loss,
@@ -292,6 +298,21 @@ def test_training_is_a_function_of_the_seed(tmp_path: Path, pictures) -> None:
     a, b = ((tmp_path / name / CARD_FILE).read_text() for name in ("a", "b"))
     assert a == b  # the card holds the digests of both weight files
     load_proxies(tmp_path / "a")
+
+
+def test_pictures_move_to_where_the_loss_is_larger_and_no_further(pictures) -> None:
+    clip, images = untrained().clip.train(), pictures[0][:6] * 0.8 + 0.1
+    target = torch.randn(clip.config.embed_dim, generator=generator(1))
+
+    def loss_of(moved: torch.Tensor) -> torch.Tensor:
+        return (clip.encode_image(moved) @ target).mean()
+
+    moved = hardest(clip, images, loss_of, 0.5, generator())
+    assert (moved - images).flatten(1).norm(dim=1).max() <= 0.5 + 1e-4
+    assert clip.training
+    clip.eval()
+    assert loss_of(moved) > loss_of(images)
+    assert hardest(clip, images, loss_of, 0.0, generator()) is images
 
 
 def test_too_few_samples_are_refused(pictures) -> None:
