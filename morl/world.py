@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from morl.diffusion.families import decode, family_of
 from morl.diffusion.loading import SHAPES, load_pipeline
-from morl.diffusion.prompts import PromptCache
+from morl.diffusion.prompts import Conditioning, PromptCache
 from morl.diffusion.rollout import initial_latents, sample
 from morl.diffusion.shapes import train_base
 from morl.randomness import generator
@@ -48,22 +49,36 @@ def sample_base(
 ) -> Float[Tensor, "image 3 height width"]:
     """Images of the base model, half of the batches at each guidance scale."""
     pipe = load_pipeline(model)
-    family = family_of(pipe)
-    encode = PromptCache(pipe, family)
+    encode = PromptCache(pipe, family_of(pipe))
     images = []
     for number, start in enumerate(tqdm(range(0, len(prompts), BATCH), desc="base samples")):
-        part = list(prompts[start : start + BATCH])
-        noise = initial_latents(pipe, family, len(part), generator(seed, start, 0, "base samples"))
-        rollout = sample(
-            pipe,
-            family,
-            encode(part),
-            torch.zeros(len(part), 1),
-            latents=noise,
-            steps=STEPS,
-            guidance=GUIDANCES[number % len(GUIDANCES)],
-            record=False,
-        )
+        conditioning = encode(prompts[start : start + BATCH])
+        guidance = GUIDANCES[number % len(GUIDANCES)]
+        noise = generator(seed, start, 0, "base samples")
+        final = base_latents(pipe, conditioning, noise, guidance, STEPS)
         with torch.no_grad():
-            images.append(decode(pipe, rollout.final))
+            images.append(decode(pipe, final))
     return torch.cat(images)
+
+
+def base_latents(
+    pipe: DiffusionPipeline,
+    conditioning: Conditioning,
+    noise: torch.Generator,
+    guidance: float,
+    steps: int,
+) -> Float[Tensor, "batch channel height width"]:
+    """Finished latents of a pipeline without an adapter, one a prompt, from noise of `noise`."""
+    family = family_of(pipe)
+    count = len(conditioning)
+    rollout = sample(
+        pipe,
+        family,
+        conditioning,
+        torch.zeros(count, 1),
+        latents=initial_latents(pipe, family, count, noise),
+        steps=steps,
+        guidance=guidance,
+        record=False,
+    )
+    return rollout.final

@@ -19,19 +19,17 @@ from morl.config import load_config
 from morl.config.tree import Config
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly
-from morl.training.evaluate import judge_constraints, measure, score_grid
+from morl.training.evaluate import judge_constraints, measure, score_grid, weight_grid
 from morl.training.judge import judge_of
 from morl.training.module import AlignmentModule
-from morl.weights import das_dennis
 
 RESULTS = Path(__file__).parent / "results"
 LOGS = Path("runs/front")
 RATES = {"conditioned": 1.0, "dedicated": 1.0, "soup": 1.0, "random": 1.0, "shuffled": 1.0}
-"""Learning rate of each method as a multiple of the recipe's, chosen once by `--tune`."""
+"""Learning rate of each method as a multiple of the recipe's; `--tune` has not been run yet."""
 TRIED = (0.5, 1.0, 2.0)
 TUNING_SEED, JUDGING_SEED = 100, 0
 CURVE_POINTS = 3
-DEDICATED = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1 / 3, 1 / 3, 1 / 3))
 
 Result = dict[str, Any]
 
@@ -96,7 +94,7 @@ def conditioned(config: Config, logs: Path) -> Result:
     judged, prompts = for_judging(parts), judging_prompts(config)
     judge = judge_of(config, judged, ())
     # Constraints are pooled over seeds, so each seed draws prompts and noise of its own for them.
-    events = judge_constraints(parts, judge, prompts, _weights(config))
+    events = judge_constraints(parts, judge, prompts, weight_grid(config))
     full = config.training.seed != TUNING_SEED
     result = measure(judged, judge, prompts, full=full)
     return {**result, "events": events, "curve": curve, "compute": compute}
@@ -104,7 +102,7 @@ def conditioned(config: Config, logs: Path) -> Result:
 
 def dedicated(config: Config, logs: Path) -> Result:
     """Ten ordinary LoRAs, one for each point of the grid, with a tenth of the compute each."""
-    grid = das_dennis(len(config.names), config.evaluation.partitions)
+    grid = weight_grid(config)
     common, parts_at = None, []
     for weights in grid:
         one = fixed(config, weights, round(config.training.steps / len(grid)))
@@ -123,19 +121,19 @@ def soup_of_experts(config: Config, logs: Path) -> Result:
         experts.append(parts.adapter)
     blended = soup(config, experts)
     blended.bound.statistics.update(parts.bound.statistics)
-    return _grid(config, [blended] * len(_weights(config)))
+    return _grid(config, [blended] * len(weight_grid(config)))
 
 
 def random_weights(config: Config, logs: Path) -> Result:
     """A control: an ordinary LoRA that is trained for random weight vectors it does not see."""
     parts, _ = train_adapter(plain(config), logs)
-    return _grid(config, [parts] * len(_weights(config)))
+    return _grid(config, [parts] * len(weight_grid(config)))
 
 
 def shuffled(config: Config, logs: Path) -> Result:
     """A control: the conditioned adapter, optimised for another weight vector than it is given."""
     parts, _ = train_adapter(config, logs, utility=Shuffled.like)
-    return _grid(config, [parts] * len(_weights(config)))
+    return _grid(config, [parts] * len(weight_grid(config)))
 
 
 METHODS: dict[str, Callable[[Config, Path], Result]] = {
@@ -145,10 +143,6 @@ METHODS: dict[str, Callable[[Config, Path], Result]] = {
     "random": random_weights,
     "shuffled": shuffled,
 }
-
-
-def _weights(config: Config) -> torch.Tensor:
-    return das_dennis(len(config.names), config.evaluation.partitions)
 
 
 def _grid(config: Config, parts_at: list[Assembly]) -> Result:
@@ -196,7 +190,9 @@ class GoldCurve(Callback):
         parts = replace(self.parts, config=replace(config, evaluation=fewer))
         prompts = judging_prompts(config)
         with self.module.ema.applied(self.parts.adapter):
-            grid = score_grid([parts] * len(_weights(config)), judge_of(config, parts, ()), prompts)
+            grid = score_grid(
+                [parts] * len(weight_grid(config)), judge_of(config, parts, ()), prompts
+            )
         means = {s: f.mean.tolist() for s, f in grid.fronts(parts.config).items()}
         self.curve.append({"step": step, **means})
 

@@ -1,4 +1,4 @@
-"""Validate the embedded world: tables, contact sheets, how far a proxy can be followed.
+"""Validate the embedded world: the judge, the base model and the proxies; tables and sheets.
 
 Samples of the base model are kept in the output folder and reused.
 """
@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.utils import save_image
 
-from experiments.world_validation.ascent import OBJECTIVES, ascend
 from experiments.world_validation.pictures import (
     damaged,
     full_prompts,
@@ -27,7 +26,7 @@ from experiments.world_validation.pictures import (
 from morl.diffusion.families import decode, family_of
 from morl.diffusion.loading import load_pipeline
 from morl.diffusion.prompts import PromptCache
-from morl.diffusion.rollout import initial_latents, sample
+from morl.world import base_latents
 from rewards.registry import build
 from rewards.reward import ImageBatch
 from rewards.shapes.captions import held_out_prompts, parse
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/world_validation"))
     parser.add_argument("--prompts", type=int, default=512, help="held-out prompts sampled")
     parser.add_argument("--renders", type=int, default=1024)
-    parser.add_argument("--ascent-steps", type=int, default=60)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"renders": read_renders(given.renders), "base": {}}
@@ -61,19 +59,11 @@ def main() -> None:
         f"guidance {guidance:g}, {steps} steps": sampled(given.out, prompts, guidance, steps)
         for guidance, steps in ((1.0, 10), (2.0, 10), (3.0, 20))
     }
-    for name, (images, _) in samples.items():
+    for name, images in samples.items():
         result["base"][name] = judge_samples(images, prompts)
         draw_sheets(images, prompts, given.out / name.replace(", ", "_").replace(" ", ""))
     result["nonsense"] = judge_nonsense(samples, prompts)
-    images, latents = samples["guidance 1, 10 steps"]
-    result["proxies"] = judge_proxies(images, prompts)
-    pipe = load_pipeline("shapes")
-    result["ascent"] = {
-        objective: ascend(
-            pipe, latents[:64], prompts[:64], objective, given.ascent_steps, 0.03, 1, 5
-        )
-        for objective in OBJECTIVES
-    }
+    result["proxies"] = judge_proxies(samples["guidance 1, 10 steps"], prompts)
     (given.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
@@ -94,33 +84,21 @@ def read_renders(n: int) -> dict[str, Any]:
     return {"accuracy": rows, "ms_per_image": (time.process_time() - start) / 256 * 1e3}
 
 
-def sampled(out: Path, prompts: list[str], guidance: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Images and final latents of the base model for the prompts; kept in a file."""
+def sampled(out: Path, prompts: list[str], guidance: float, steps: int) -> Tensor:
+    """Images of the base model for the prompts; kept in a file."""
     path = out / f"samples_g{guidance:g}_s{steps}_n{len(prompts)}.safetensors"
     if not path.is_file():
         pipe = load_pipeline("shapes")
-        family = family_of(pipe)
-        encode = PromptCache(pipe, family)
+        encode = PromptCache(pipe, family_of(pipe))
         finals = []
         for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            noise = initial_latents(pipe, family, len(part), torch.Generator().manual_seed(start))
-            rollout = sample(
-                pipe,
-                family,
-                encode(part),
-                torch.zeros(len(part), 1),
-                latents=noise,
-                steps=steps,
-                guidance=guidance,
-                record=False,
-            )
-            finals.append(rollout.final)
+            conditioning = encode(prompts[start : start + BATCH])
+            noise = torch.Generator().manual_seed(start)
+            finals.append(base_latents(pipe, conditioning, noise, guidance, steps))
         with torch.no_grad():
             images = torch.cat([decode(pipe, part) for part in finals]).clamp(0, 1)
-        save_file({"images": images, "latents": torch.cat(finals)}, path)
-    stored = load_file(path)
-    return stored["images"], stored["latents"]
+        save_file({"images": images}, path)
+    return load_file(path)["images"]
 
 
 def golds_of(fit: FigureFit, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -169,15 +147,13 @@ def judge_samples(images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def judge_nonsense(
-    samples: dict[str, tuple[Tensor, Tensor]], prompts: Sequence[str]
-) -> dict[str, Any]:
+def judge_nonsense(samples: dict[str, Tensor], prompts: Sequence[str]) -> dict[str, Any]:
     """Mean score of nonsense, and the share of it below the base model's 10th percentile."""
     scenes = random_scenes(300, seed=2)
     asked = full_prompts(scenes)
     low = {
         name: {g: v.quantile(0.1) for g, v in golds_of(explain(images), prompts).items()}
-        for name, (images, _) in samples.items()
+        for name, images in samples.items()
     }
     table: dict[str, Any] = {}
     for kind, pictures in nonsense(scenes, seed=2).items():

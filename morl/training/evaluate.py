@@ -53,6 +53,11 @@ def evaluate_run(
     return run.write_json("front.json", result)
 
 
+def weight_grid(config: Config) -> Float[Tensor, "point objective"]:
+    """The weight vectors at which a front is measured."""
+    return das_dennis(len(config.names), config.evaluation.partitions)
+
+
 @dataclass(frozen=True)
 class ScoredGrid:
     """Scores of the same prompts and noise at the base model and at every weight vector.
@@ -84,7 +89,7 @@ class ScoredGrid:
 def score_grid(parts_at: Sequence[Assembly], judge: Judge, prompts: Sequence[str]) -> ScoredGrid:
     """Sample and score the weight grid; point n comes from `parts_at[n]`, often all the same."""
     config, sampler = parts_at[0].config, parts_at[0].sampler
-    grid = das_dennis(len(config.names), config.evaluation.partitions)
+    grid = weight_grid(config)
     count = config.evaluation.images_per_weight
     asked = [prompts[i % len(prompts)] for i in range(count)]
     noise = sampler.noise(count, generator(config.training.seed, 0, 0, "held-out noise"))
@@ -104,8 +109,7 @@ def measure(
 ) -> dict[str, Any]:
     """Sample and score the grid, the constraint images and, if `full`, the edge paths."""
     config = parts.config
-    size = len(das_dennis(len(config.names), config.evaluation.partitions))
-    grid = score_grid([parts] * size, judge, prompts)
+    grid = score_grid([parts] * len(weight_grid(config)), judge, prompts)
     result: dict[str, Any] = {
         "format": FORMAT,
         "names": list(config.names),
