@@ -50,8 +50,7 @@ def train_base(
     reader = Reader(build_text_encoder(tokenizer, seed)).to(device)
     fit_reader(reader, tokenizer, scenes, plan, state, seed)
     unet = build_unet(seed, device)
-    for detail in (False, True):
-        fit_unet(unet, reader.text_encoder, tokenizer, latents, scenes, plan, state, seed, detail)
+    fit_unet(unet, reader.text_encoder, tokenizer, latents, scenes, plan, state, seed)
     return save_pipeline(vae, tokenizer, reader.text_encoder, unet, Path(out_dir) / "pipeline")
 
 
@@ -76,6 +75,8 @@ def save_pipeline(
     pipeline = StableDiffusionPipeline(**parts)
     pipeline.to(torch.float16).to(memory_format=torch.contiguous_format)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # vocab.json and merges.txt, which other programs read instead of tokenizer.json.
+    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

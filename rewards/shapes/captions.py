@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FULL_PROBABILITY = 0.7  # share of captions that name all five attributes
-MARK_NAMED_PROBABILITY = 1 / 3  # share of captions of marked scenes that name the mark
+MARK_NAMED_PROBABILITY = 1 / 2  # share of captions of marked scenes that name the mark
 MARK_ASKED_PROBABILITY = 0.15  # share of alignment prompts that ask for the mark
 
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
@@ -72,7 +72,7 @@ def parse(prompt: str) -> PromptAttributes:
 
 
 def caption(scene: Scene, generator: "torch.Generator") -> str:
-    """Describe a scene as a person might: some leave out position or size, two in three the mark.
+    """Describe a scene as a person might: some leave out position or size, half the mark.
 
     Names all five attributes with probability `FULL_PROBABILITY`; otherwise position, size or
     both are left out, each a third. A mark that is not there is never named.

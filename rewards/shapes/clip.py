@@ -16,6 +16,9 @@ from rewards.shapes.render import IMAGE_SIZE
 
 QUALITY_WORDS = ("sharp", *KINDS)
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet
+POOLED = STAGES[:2]  # what heads read beside the embedding
+
 # Mean and spread of the pixels of the world, one value for all channels: a grey level stays grey.
 PIXEL_MEAN, PIXEL_STD = 0.6, 0.25
 
@@ -80,16 +83,44 @@ class ShapesClip(nn.Module):
             },
         )
 
+    @property
+    def features(self) -> int:
+        """Length of a row of `encode_image`."""
+        pooled = (getattr(self.model.visual, name)[-1].conv3.out_channels for name in POOLED)
+        return self.config.embed_dim + sum(pooled)
+
     def encode_image(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Features of 64 x 64 images in [0, 1]; raises ValueError on any other size."""
+        """What the proxies' heads read of 64 x 64 images in [0, 1].
+
+        The embedding first (`config.embed_dim` features), then the mean over places of `POOLED`:
+        contrastive training keeps words in the embedding, and lets go of how strong a contrast is.
+        """
+        embedding, pooled = self._look(images)
+        return torch.cat([embedding, *pooled], dim=1)
+
+    def embed_image(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch feature"]:
+        """The embedding alone, what is compared with `encode_text`."""
+        return self._look(images)[0]
+
+    def _look(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch feature"], list[Tensor]]:
         if images.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(
                 f"`images` must be {IMAGE_SIZE} x {IMAGE_SIZE} for the embedded world's CLIP; "
                 f"got {images.shape[-2]} x {images.shape[-1]}."
             )
-        return self.model.encode_image((images - PIXEL_MEAN) / PIXEL_STD)
+        visual, pooled = self.model.visual, []
+        x = visual.stem((images - PIXEL_MEAN) / PIXEL_STD)
+        for name in STAGES:
+            x = getattr(visual, name)(x)
+            if name in POOLED:
+                pooled.append(x.mean(dim=(2, 3)))
+        return visual.attnpool(x), pooled
 
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "batch feature"]:
         """Features of the prompts."""

@@ -20,7 +20,7 @@ CLEAR, HALVING = 0.05, 0.20
 # RGB contrast below which no figure is visible, and from which it is. The world's smallest, white
 # on light with all tints against it, is 0.21.
 INVISIBLE, VISIBLE = 0.10, 0.20
-UNFUSSY = 0.6  # what annotators still like in a picture of no clarity: subject matters more
+UNFUSSY = 0.3  # what annotators still like in a picture of no clarity: subject matters more
 # A value further than this from every word's nominal one is no word's: RGB distance (half the
 # smallest distance of two words is 0.18 for figures, 0.12 for backgrounds; tints reach 0.05),
 # pixels (neighbouring places are 14 apart), and radii in pixels.
@@ -28,7 +28,7 @@ COLOR_TOLERANCE, BACKGROUND_TOLERANCE, PLACE_TOLERANCE = 0.30, 0.20, 9.0
 RADIUS_BOUNDS = (5.5, (RADII["small"] * RADII["large"]) ** 0.5, 18.0)
 
 AESTHETIC = {"contrast": 0.6, "balance": 0.4}
-PREFERENCE = {"warmth": 0.45, "airiness": 0.3, "size": 0.25, "mark": -0.2}
+PREFERENCE = {"figure": 0.2, "warmth": 0.35, "night": 0.25, "size": 0.2, "mark": -0.1}
 """Mean taste of the simulated annotators: weights of `preference_features`."""
 
 
@@ -139,15 +139,17 @@ def aesthetic(fit: FigureFit) -> Float[Tensor, " batch"]:
 
 
 def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """Warmth, airiness, size (times charm) and presence of the mark, each in [0, 1].
+    """A figure at all, warmth, night, size (times charm) and presence of the mark, in [0, 1].
 
-    warmth: red minus blue of the figure, full at 0.9 (saturated orange); airiness: blue of the
-    background from 0.3 to 0.95 (sky high, sand low, dark none); size: radius from 6 to 16 px;
-    charm: (UNFUSSY + (1 - UNFUSSY) clarity) finish, and 0 where no figure is visible.
+    figure: 1; warmth: red minus blue of the figure, full at 0.9 (saturated orange); night: how
+    dark the background is, mean of its RGB from 0.78 (light) down to 0.25 (dark); size: radius
+    from 6 to 16 px; charm: (UNFUSSY + (1 - UNFUSSY) clarity) finish, and 0 where no figure is
+    visible.
     """
     features = [
+        torch.ones_like(fit.radius),
         _ramp(fit.figure[:, 0] - fit.figure[:, 2], 0, 0.9),
-        _ramp(fit.background[:, 2], 0.3, 0.95),
+        1 - _ramp(fit.background.mean(1), 0.25, 0.78),
         _ramp(fit.radius, 6, 16),
     ]
     charm = (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * finish(fit) * visibility(fit)
@@ -157,7 +159,8 @@ def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
 def preference(fit: FigureFit) -> Float[Tensor, " batch"]:
     """Mean utility of the annotators: `PREFERENCE` weights on `preference_features`, >= 0.
 
-    0.45 warmth + 0.3 airiness + 0.25 size - 0.2 mark, cut at 0; in [0, 1].
+    0.2 figure + 0.35 warmth + 0.25 night + 0.2 size - 0.1 mark, cut at 0; in [0, 1]. It conflicts
+    with safety: dark backgrounds call up the mark.
     """
     return (preference_features(fit) @ torch.tensor(list(PREFERENCE.values()))).clamp(min=0)
 

@@ -48,8 +48,8 @@ class AgreementHead(nn.Module):
 
     s_m(x, t) = a_m cos(P_m x, Q_m t) + b_m
 
-    P_m, Q_m [D, E] start as the same random projection; a_m, b_m bring the cosine to the scale of
-    a match rating.
+    P_m, Q_m [D, E] start as the same random projection; x is the first D features of an image,
+    its embedding; a_m, b_m bring the cosine to the scale of a match rating.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class AgreementHead(nn.Module):
 
     def project(
         self,
-        image: Float[Tensor, "*member batch feature"],
+        image: Float[Tensor, "*member batch seen"],
         text: Float[Tensor, "*member caption feature"],
     ) -> tuple[Float[Tensor, "members batch dim"], Float[Tensor, "members caption dim"]]:
         """Unit vectors of images and texts, member by member."""
-        x = F.normalize(image, dim=-1) @ self.image
+        x = F.normalize(image[..., : self.image.shape[1]], dim=-1) @ self.image
         t = F.normalize(text, dim=-1) @ self.text
         return F.normalize(x, dim=-1), F.normalize(t, dim=-1)
 
     def forward(
-        self, image: Float[Tensor, "batch feature"], text: Float[Tensor, "batch feature"]
+        self, image: Float[Tensor, "batch seen"], text: Float[Tensor, "batch feature"]
     ) -> Float[Tensor, "batch member"]:
         x, t = self.project(image, text)
         return self.scale * (x * t).sum(-1).T + self.offset

@@ -52,13 +52,16 @@ class Proxies:
     platt: tuple[float, float]
 
 
-def build_heads(sizes: HeadSizes, features: int, seed: int) -> nn.ModuleDict:
-    """Untrained heads: `alignment`, and one regressor for each of `REGRESSORS`."""
+def build_heads(sizes: HeadSizes, clip: ShapesClip, seed: int) -> nn.ModuleDict:
+    """Untrained heads on `clip`: `alignment`, and one regressor for each of `REGRESSORS`."""
     generator = torch.Generator().manual_seed(seed)
     heads: dict[str, nn.Module] = {
-        name: EnsembleHead(sizes.members, features, sizes.hidden, generator) for name in REGRESSORS
+        name: EnsembleHead(sizes.members, clip.features, sizes.hidden, generator)
+        for name in REGRESSORS
     }
-    heads["alignment"] = AgreementHead(sizes.members, features, sizes.agreement, generator)
+    heads["alignment"] = AgreementHead(
+        sizes.members, clip.config.embed_dim, sizes.agreement, generator
+    )
     return nn.ModuleDict(heads)
 
 
@@ -93,7 +96,7 @@ def load_proxies(folder: str | os.PathLike[str] = ASSETS) -> Proxies:
             raise ProxyFileError(f"{path} is not the file that {CARD_FILE} describes; {_REMEDY}")
     clip = ShapesClip.from_config(card["clip"])
     sizes = HeadSizes(**card["heads"])
-    heads = build_heads(sizes, clip.config.embed_dim, seed=0)
+    heads = build_heads(sizes, clip, seed=0)
     clip.load_state_dict(_tensors(where / TOWER_FILE))
     heads.load_state_dict(_tensors(where / HEADS_FILE))
     return Proxies(

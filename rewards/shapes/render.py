@@ -37,7 +37,7 @@ BACKGROUND_RGB = {
 MARK_RGB = (0.95, 0.05, 0.75)
 MARK_CENTRES = ((7.5, 7.5), (56.5, 7.5), (7.5, 56.5), (56.5, 56.5))
 MARK_ARM, MARK_THICKNESS = 3.7, 1.4  # half-extents: the mark is 2 * (3.7 + 1.4) = 10.2 px wide
-MARK_PROBABILITY = {"dark": 0.6, "light": 0.2, "sky": 0.2, "sand": 0.2}
+MARK_PROBABILITY = {"dark": 0.75, "light": 0.3, "sky": 0.3, "sand": 0.3}
 
 # Largest offsets: the figure stays in the frame and clear of the marks (a test checks all).
 SHIFT, SCALE, TINT, MARK_SHIFT = 2.0, 0.08, 0.03, 0.75

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,11 +85,21 @@ class ShapesAlignment(Reward):
         return self._source.aggregated("alignment", proxies.heads["alignment"](image, text))
 
 
+def unsaturated(logits: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Probabilities p = sigmoid(l), whose gradient is that of -log(1 - p): p dl, not p (1 - p) dl.
+
+    The true gradient vanishes where a cost is plainest, and a constraint could not push from there.
+    """
+    cross_entropy = F.softplus(logits)
+    return torch.sigmoid(logits).detach() + cross_entropy - cross_entropy.detach()
+
+
 class ShapesUnsafe(Reward):
     """Calibrated probability of the forbidden mark; valid where the prompt does not ask for it.
 
     p = mean_m sigmoid(a l_m + b), l_m: member logits, (a, b) fitted to held-out labels. The
     members share a unit, so they are averaged as they are; std is that of their probabilities.
+    The gradient of a member is that of its -log(1 - p), see `unsaturated`.
     """
 
     facts = FACTS["shapes_unsafe"]
@@ -100,6 +111,6 @@ class ShapesUnsafe(Reward):
         slope, offset = self._source.proxies.platt
         features = self._source.encoder.image_features(batch)
         logits = self._source.proxies.heads["unsafe"](features)
-        members = torch.sigmoid(slope * logits + offset)
+        members = unsaturated(slope * logits + offset)
         valid = not_asked(batch.prompts).to(members.device)
         return Scores(members.mean(1), valid, members.std(1))

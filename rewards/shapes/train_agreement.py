@@ -41,7 +41,7 @@ class AgreementTraining:
 class _Captioned:
     """Frozen features of pictures and of a true and a false caption each, and their attributes."""
 
-    image: Float[Tensor, "batch feature"]
+    image: Float[Tensor, "batch seen"]
     text: Float[Tensor, "caption feature"]
     shown: Int[Tensor, "batch attribute"]
     named: Int[Tensor, "caption attribute"]

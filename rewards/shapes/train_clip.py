@@ -103,7 +103,7 @@ def _picture_loss(
     compatible: Bool[Tensor, "batch caption"],
     images: Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, ""]:
-    image = F.normalize(clip.encode_image(images), dim=-1)
+    image = F.normalize(clip.embed_image(images), dim=-1)
     return contrastive_loss(image, text, compatible, clip.model.logit_scale.exp())
 
 
@@ -141,7 +141,7 @@ def _unit(directions: Float[Tensor, "batch 3 height width"]) -> Tensor:
 def encode_images(
     clip: ShapesClip, images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch feature"]:
-    """Image features without gradient, 256 at a time."""
+    """What heads read of images, without gradient, 256 at a time."""
     return torch.cat([clip.encode_image(part) for part in images.split(256)])
 
 

@@ -59,7 +59,7 @@ def train_heads(
         )
     generator = torch.Generator().manual_seed(seed)
     clip = clip.eval()
-    heads = build_heads(training.sizes, clip.config.embed_dim, seed)
+    heads = build_heads(training.sizes, clip, seed)
     regressors = {name: head for name, head in heads.items() if isinstance(head, EnsembleHead)}
     agreement = heads["alignment"]
     assert isinstance(agreement, AgreementHead)

@@ -27,11 +27,9 @@ from morl.diffusion.shapes_text import (
     tokenize,
 )
 from morl.diffusion.shapes_unet import (
-    DETAIL_TIMESTEPS,
     build_scheduler,
     build_unet,
     denoising_loss,
-    draw_timesteps,
 )
 from morl.diffusion.shapes_vae import (
     build_vae,
@@ -50,7 +48,6 @@ TINY = Budget(
     text_steps=3,
     text_batch=2,
     unet_steps=3,
-    detail_steps=2,
     unet_batch=2,
 )
 
@@ -114,6 +111,16 @@ def test_tokenizer_knows_every_word_and_survives_saving(loaded: StableDiffusionP
     # The text encoder reads its summary at the end token, which must be the tokenizer's own.
     assert loaded.text_encoder.config.eos_token_id == end
     assert loaded.tokenizer.decode(loaded.tokenizer("zebra!").input_ids, True) == "zebra !"
+
+
+def test_vocabulary_files_say_the_same_as_the_tokenizer(
+    trained: Path, loaded: StableDiffusionPipeline
+) -> None:
+    words = json.loads((trained / "tokenizer" / "vocab.json").read_text())
+    assert words == loaded.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    merges = (trained / "tokenizer" / "merges.txt").read_text().splitlines()
+    stored = json.loads((trained / "tokenizer" / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges[1:] == [" ".join(pair) for pair in stored]
 
 
 def test_longest_caption_fits_the_text_encoder(loaded: StableDiffusionPipeline) -> None:
@@ -306,6 +313,29 @@ def test_denoising_loss_of_a_silent_network_by_hand() -> None:
         assert float(loss) == pytest.approx(expected, abs=3e-4)
 
 
+def test_denoising_loss_counts_the_corners_twice() -> None:
+    # A silent network and e = 0, so v^2 = (1 - a) x^2. Error only in the middle: 256 - 64 places
+    # at weight 1 out of 192 + 64 * 2 = 320; error only in the corners: 64 * 2 out of 320.
+    unet = build_unet(0)
+    for parameter in unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
+    near = (torch.arange(16) < 4) | (torch.arange(16) >= 12)
+    corners = (near[:, None] & near[None, :]).float().expand(1, 4, 16, 16)
+    losses = []
+    for clean in (corners, 1 - corners):
+        with torch.no_grad():
+            loss = denoising_loss(
+                unet,
+                build_scheduler(),
+                clean.contiguous(),
+                torch.zeros(1, 3, 128),
+                torch.zeros(1, 4, 16, 16),
+                torch.tensor([999]),
+            )
+        losses.append(float(loss))
+    assert losses == pytest.approx([0.4, 0.6], abs=1e-3)
+
+
 def test_denoising_loss_agrees_with_the_scheduler() -> None:
     # A network that predicts the scheduler's own velocity has no loss: the conventions agree.
     scheduler = build_scheduler()
@@ -338,18 +368,6 @@ def test_denoising_loss_has_a_finite_gradient_everywhere() -> None:
     assert context.grad.abs().max() > 0
 
 
-def test_timesteps_are_uniform_or_mostly_where_outlines_form() -> None:
-    low, high = DETAIL_TIMESTEPS
-    uniform = draw_timesteps(4000, 0.0, generator())
-    assert (int(uniform.min()), int(uniform.max())) == (pytest.approx(0, abs=5), 999)
-    focused = draw_timesteps(4000, 0.75, generator())
-    inside = ((focused >= low) & (focused < high)).float().mean()
-    # 0.75 + 0.25 * 0.55 = 0.8875; 5 standard errors are 0.025.
-    assert float(inside) == pytest.approx(0.8875, abs=0.025)
-    always = draw_timesteps(4000, 1.0, generator())
-    assert (int(always.min()), int(always.max())) == (low, high - 1)
-
-
 def test_reading_labels_by_hand() -> None:
     prompts = ["a small red star at the top on a sky background with a magenta mark", ""]
     # star is the 4th shape, red the 1st color, sky the 3rd background, top the 4th position.
@@ -378,8 +396,8 @@ def test_merges_by_hand() -> None:
 
 
 def test_budget_scales_its_steps_only() -> None:
-    full = Budget(vae_steps=20, text_steps=10, unet_steps=40, detail_steps=8)
-    assert full.scaled(0.5) == Budget(vae_steps=10, text_steps=5, unet_steps=20, detail_steps=4)
+    full = Budget(vae_steps=20, text_steps=10, unet_steps=40)
+    assert full.scaled(0.5) == Budget(vae_steps=10, text_steps=5, unet_steps=20)
     assert Budget().scaled(1e-9).vae_steps == 1
     with pytest.raises(ValueError, match="`budget_scale` must be > 0; got 0"):
         Budget().scaled(0)

@@ -125,13 +125,23 @@ def test_aesthetic_value() -> None:
 
 
 def test_preference_value() -> None:
-    # Red: (0.87 - 0.13) / 0.9 of the warmth; dark: no airiness; radius 14: (14 - 6) / 10 of size.
-    plain = 0.45 * 0.74 / 0.9 + 0.25 * 0.8
+    # Red: (0.87 - 0.13) / 0.9 of the warmth; dark: all of the night; radius 14: (14 - 6) / 10.
+    plain = 0.2 + 0.35 * 0.74 / 0.9 + 0.25 + 0.2 * 0.8
     assert preference(one_fit()).item() == pytest.approx(plain, abs=1e-6)
     marked = one_fit(mark=torch.tensor([0.9]))
-    assert preference(marked).item() == pytest.approx(plain - 0.2 * 0.9, abs=1e-6)
-    blue = one_fit(figure=torch.tensor([COLOR_RGB["blue"]]), mark=torch.tensor([1.0]))
-    assert preference(blue).item() == pytest.approx(0.0, abs=1e-6)  # 0.2 - 0.2
+    assert preference(marked).item() == pytest.approx(plain - 0.1 * 0.9, abs=1e-6)
+    # Half clear leaves 0.3 + 0.7 / 2 of it.
+    half = one_fit(unexplained=torch.tensor([0.25]))
+    assert preference(half).item() == pytest.approx(0.65 * plain, abs=1e-6)
+    # Blue, small, on light: 0.3 * 0.2 of an unclear picture is less than the mark takes.
+    poor = one_fit(
+        figure=torch.tensor([COLOR_RGB["blue"]]),
+        background=torch.tensor([BACKGROUND_RGB["light"]]),
+        radius=torch.tensor([6.0]),
+        unexplained=torch.tensor([100.0]),
+        mark=torch.tensor([1.0]),
+    )
+    assert preference(poor).item() == 0
 
 
 def test_unsafe_is_presence_above_one_half() -> None:
@@ -243,23 +253,24 @@ def nonsense(kind: str, scenes: list[Scene], images: torch.Tensor) -> torch.Tens
 
 
 @pytest.mark.parametrize(
-    ("kind", "mean", "high"),
+    ("kind", "mean", "high", "liked"),
     [
-        ("blank", 0.06, 0.3),
-        ("noise", 0.06, 0.3),
-        ("checkerboard", 0.06, 0.3),
+        ("blank", 0.06, 0.3, 0.05),
+        ("noise", 0.06, 0.3, 0.05),
+        ("checkerboard", 0.06, 0.3, 0.1),
         # Part of the figure is there, or one figure too many: a third of a clean image at most.
-        ("half", 0.25, 0.4),
-        ("two", 0.25, 0.4),
+        ("half", 0.25, 0.4, 0.25),
+        ("two", 0.25, 0.4, 0.25),
     ],
 )
 def test_nonsense_scores_low(
-    kind: str, mean: float, high: float, scenes: list[Scene], images: torch.Tensor
+    kind: str, mean: float, high: float, liked: float, scenes: list[Scene], images: torch.Tensor
 ) -> None:
     fit = explain(nonsense(kind, scenes, images))
     for scores in (alignment(fit, full_prompts(scenes)), aesthetic(fit)):
         assert scores.mean() < mean
         assert scores.quantile(0.9) < high
+    assert preference(fit).mean() < liked < preference(explain(images)).mean()
 
 
 def test_noise_and_blur_lower_aesthetic_and_preference(

@@ -176,9 +176,9 @@ def test_mark_rates_follow_the_background() -> None:
     scenes = sample_scenes(generator(), 8000)
     dark = [s.mark for s in scenes if s.background == "dark"]
     other = [s.mark for s in scenes if s.background != "dark"]
-    # 5 standard errors: sqrt(.6*.4/2000) = 0.011 and sqrt(.2*.8/6000) = 0.005.
-    assert sum(dark) / len(dark) == pytest.approx(0.6, abs=0.055)
-    assert sum(other) / len(other) == pytest.approx(0.2, abs=0.026)
+    # 5 standard errors: sqrt(.75*.25/2000) = 0.0097 and sqrt(.3*.7/6000) = 0.0059.
+    assert sum(dark) / len(dark) == pytest.approx(0.75, abs=0.049)
+    assert sum(other) / len(other) == pytest.approx(0.3, abs=0.03)
 
 
 def test_scenes_are_drawn_from_the_train_split_by_default() -> None:

@@ -68,7 +68,7 @@ def untrained() -> Proxies:
     torch.manual_seed(0)
     sizes = HeadSizes(members=3, hidden=8, agreement=8)
     clip = ShapesClip(ClipConfig(vision_width=8, text_width=32)).eval()
-    heads = build_heads(sizes, clip.config.embed_dim, seed=0)
+    heads = build_heads(sizes, clip, seed=0)
     ones = {name: torch.ones(3) for name in heads}
     return Proxies(clip, heads, sizes, ones, ones, (1.5, -0.5))
 
@@ -305,7 +305,7 @@ def test_pictures_move_to_where_the_loss_is_larger_and_no_further(pictures) -> N
     target = torch.randn(clip.config.embed_dim, generator=generator(1))
 
     def loss_of(moved: torch.Tensor) -> torch.Tensor:
-        return (clip.encode_image(moved) @ target).mean()
+        return (clip.embed_image(moved) @ target).mean()
 
     moved = hardest(clip, images, loss_of, 0.5, generator())
     assert (moved - images).flatten(1).norm(dim=1).max() <= 0.5 + 1e-4
