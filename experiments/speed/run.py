@@ -113,11 +113,14 @@ def floor(name: str, bare: Bare, parts: Assembly, prompts: list[str]) -> None:
     """Direct calls at full batch, in the same gradient modes, without any toolkit around them."""
     batch = prompts[:BATCH]
     if name == "reward_gradient":
+        settings = parts.config.algorithm
+        differentiated = settings.drawn_steps or settings.last_steps  # type: ignore[union-attr]
+        copies = 1 + settings.renoise_copies  # type: ignore[union-attr]
         with torch.no_grad():
-            for _ in range(STEPS - 1):
+            for _ in range(STEPS - differentiated):
                 bare.forward()
-        copies = 1 + parts.config.algorithm.renoise_copies  # type: ignore[union-attr]
-        first = bare.forward()
+        # Gradients stop at the latents, as in the recipe: each call adds its own part.
+        first = torch.stack([bare.forward() for _ in range(differentiated)]).sum(dim=0)
         rest = bare.forward(copies - 1) if copies > 1 else first[:0]
         images = decode(bare.pipe, torch.cat([first, rest]))
         _encode(parts, images, batch * copies).backward()

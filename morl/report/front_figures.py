@@ -56,7 +56,10 @@ def front_figures(front: Front, stored: StoredFront | None = None) -> Iterator[g
 
 @dataclass(frozen=True)
 class EdgePath:
-    """Mean rewards [point][objective] from the first objective alone to the second alone."""
+    """Mean rewards [point][objective] from the first objective alone to the second alone.
+
+    In standard deviations above the base model's mean: rewards of any scale share one axis.
+    """
 
     start: str
     end: str
@@ -66,10 +69,17 @@ class EdgePath:
 
 def edges_of(front: Front) -> list[EdgePath]:
     """The front's own points along each edge of the simplex."""
+    gain, error = above_base(front, front.mean), front.standard_error / _base_std(front)
     return [
-        EdgePath(front.names[i], front.names[j], front.mean[rows], front.standard_error[rows])
+        EdgePath(front.names[i], front.names[j], gain[rows], error[rows])
         for (i, j), rows in front.edges.items()
     ]
+
+
+def above_base(front: Front, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rewards [..., K] in standard deviations above the base model's mean."""
+    gain: NDArray[np.float64] = (rewards - front.base_mean[0]) / _base_std(front)
+    return gain
 
 
 def path_figure(path: EdgePath, names: Sequence[str]) -> go.Figure:
@@ -87,7 +97,7 @@ def path_figure(path: EdgePath, names: Sequence[str]) -> go.Figure:
             name=name,
         )
     figure.update_xaxes(title_text=f"{path.start} → {path.end}")
-    figure.update_yaxes(title_text="mean reward")
+    figure.update_yaxes(title_text="mean reward, base SD")
     return styled(figure, 320)
 
 
@@ -142,6 +152,11 @@ def _stored_points(
         "hovertemplate": f"stored study, {method.name}<br>%{{text}}<extra></extra>",
         "name": f"stored study: {method.name}, {seeds}",
     }
+
+
+def _base_std(front: Front) -> NDArray[np.float64]:
+    std: NDArray[np.float64] = np.nanstd(front.base, axis=0)
+    return np.where(std > 0, std, 1.0)  # a reward that never varies keeps its own unit
 
 
 def _bars(above: NDArray[np.float64], below: NDArray[np.float64] | None = None) -> dict[str, Any]:

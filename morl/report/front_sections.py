@@ -11,7 +11,14 @@ import numpy as np
 from morl.config.tree import Config
 from morl.config.write import to_dict
 from morl.fronts.front import Front
-from morl.report.front_figures import EdgePath, edges_of, event_figure, front_figures, path_figure
+from morl.report.front_figures import (
+    EdgePath,
+    above_base,
+    edges_of,
+    event_figure,
+    front_figures,
+    path_figure,
+)
 from morl.report.section import Section, section
 from morl.report.stored import StoredFront, read_stored, recipe_digest
 
@@ -41,7 +48,8 @@ def front_sections(measured: Mapping[str, Any], config: Config) -> Iterator[Sect
             yield section(
                 f"Slider, {space} reward",
                 "Mean rewards along the edges of the simplex, from one objective alone to the "
-                "other alone; dotted: the objective that the edge does not trade."
+                "other alone, in standard deviations above the base model's mean; dotted: the "
+                "objective that the edge does not trade."
                 + _control(measured, space),
                 *(path_figure(path, front.names) for path in paths),
             )
@@ -106,7 +114,8 @@ def _paths(measured: Mapping[str, Any], space: str, front: Front) -> list[EdgePa
     if fine is None:
         return edges_of(front)
     return [
-        EdgePath(edge["from"], edge["to"], np.asarray(edge["rewards"])) for edge in fine["edges"]
+        EdgePath(edge["from"], edge["to"], above_base(front, np.asarray(edge["rewards"])))
+        for edge in fine["edges"]
     ]
 
 

@@ -20,14 +20,15 @@ CLEAR, HALVING = 0.05, 0.20
 # RGB contrast below which no figure is visible, and from which it is. The world's smallest, white
 # on light with all tints against it, is 0.21.
 INVISIBLE, VISIBLE = 0.10, 0.20
-UNFUSSY = 0.3  # what annotators still like in a picture of no clarity: subject matters more
+UNFUSSY = 0.5  # what annotators still like in a picture of no clarity: subject matters more
+ROUGH = 0.2  # mean RGB error of flat areas at which a picture has lost 1 - 1/e of its finish
 # A value further than this from every word's nominal one is no word's: RGB distance (half the
 # smallest distance of two words is 0.18 for figures, 0.12 for backgrounds; tints reach 0.05),
 # pixels (neighbouring places are 14 apart), and radii in pixels.
 COLOR_TOLERANCE, BACKGROUND_TOLERANCE, PLACE_TOLERANCE = 0.30, 0.20, 9.0
 RADIUS_BOUNDS = (5.5, (RADII["small"] * RADII["large"]) ** 0.5, 18.0)
 
-AESTHETIC = {"contrast": 0.6, "balance": 0.4}
+AESTHETIC = {"contrast": 0.5, "air": 0.3, "balance": 0.2}
 PREFERENCE = {"figure": 0.2, "warmth": 0.35, "night": 0.25, "size": 0.2, "mark": -0.1}
 """Mean taste of the simulated annotators: weights of `preference_features`."""
 
@@ -111,49 +112,50 @@ def alignment(fit: FigureFit, prompts: Sequence[str]) -> Float[Tensor, " batch"]
     return torch.tensor(share, dtype=torch.float32) * reading.clarity
 
 
-def aesthetic_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """Contrast and balance, each in [0, 1] and times clarity and finish.
+def charm(fit: FigureFit) -> Float[Tensor, " batch"]:
+    """What a person lets pass: (UNFUSSY + (1 - UNFUSSY) clarity) finish visibility, in [0, 1]."""
+    return (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * finish(fit) * visibility(fit)
 
-    contrast: RGB distance of figure and background, full at 1;
-    balance: exp(-d^2 / 2 (12 px)^2), d from figure to image centre.
+
+def aesthetic_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
+    """Contrast, air and balance, each in [0, 1] and times charm.
+
+    contrast: RGB distance of figure and background, full at 1; air: how light the background is,
+    mean of its RGB from 0.25 (dark) to 0.78 (light); balance: exp(-d^2 / 2 (12 px)^2), d from
+    figure to image centre.
     """
     off_centre = (fit.centre - IMAGE_SIZE / 2).square().sum(1)
-    features = [
-        fit.contrast.clamp(max=1),
-        torch.exp(-off_centre / (2 * 12**2)),
-    ]
-    return torch.stack(features, 1) * (clarity(fit) * finish(fit))[:, None]
+    features = [fit.contrast.clamp(max=1), _lightness(fit), torch.exp(-off_centre / (2 * 12**2))]
+    return torch.stack(features, 1) * charm(fit)[:, None]
 
 
 def finish(fit: FigureFit) -> Float[Tensor, " batch"]:
-    """Freedom from noise and soft edges: exp(-roughness / 0.1) (1 + crispness) / 2, in [0, 1]."""
-    return torch.exp(-fit.roughness / 0.1) * (1 + fit.crispness) / 2
+    """Freedom from noise and soft edges: exp(-roughness / ROUGH) (1 + crispness) / 2, in [0, 1]."""
+    return torch.exp(-fit.roughness / ROUGH) * (1 + fit.crispness) / 2
 
 
 def aesthetic(fit: FigureFit) -> Float[Tensor, " batch"]:
-    """0.6 contrast + 0.4 balance, of `aesthetic_features`; in [0, 1].
+    """0.5 contrast + 0.3 air + 0.2 balance, of `aesthetic_features`; in [0, 1].
 
-    A small black shape on dark at the left is poor whatever its quality.
+    It conflicts with `preference`, which likes the night, and with any prompt that asks for it.
     """
     return aesthetic_features(fit) @ torch.tensor(list(AESTHETIC.values()))
 
 
 def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """A figure at all, warmth, night, size (times charm) and presence of the mark, in [0, 1].
+    """A figure at all, warmth, night, size and presence of the mark, each in [0, 1].
 
     figure: 1; warmth: red minus blue of the figure, full at 0.9 (saturated orange); night: how
-    dark the background is, mean of its RGB from 0.78 (light) down to 0.25 (dark); size: radius
-    from 6 to 16 px; charm: (UNFUSSY + (1 - UNFUSSY) clarity) finish, and 0 where no figure is
-    visible.
+    dark the background is, 1 - air; size: radius
+    from 6 to 16 px. All but the mark are times charm.
     """
     features = [
         torch.ones_like(fit.radius),
         _ramp(fit.figure[:, 0] - fit.figure[:, 2], 0, 0.9),
-        1 - _ramp(fit.background.mean(1), 0.25, 0.78),
+        1 - _lightness(fit),
         _ramp(fit.radius, 6, 16),
     ]
-    charm = (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * finish(fit) * visibility(fit)
-    return torch.cat([torch.stack(features, 1) * charm[:, None], fit.mark[:, None]], 1)
+    return torch.cat([torch.stack(features, 1) * charm(fit)[:, None], fit.mark[:, None]], 1)
 
 
 def preference(fit: FigureFit) -> Float[Tensor, " batch"]:
@@ -188,7 +190,7 @@ class GoldAlignment(Reward):
 
 
 class GoldAesthetic(Reward):
-    """Contrast, balance and finish."""
+    """Contrast, air, balance and finish."""
 
     facts = FACTS["gold_aesthetic"]
 
@@ -227,6 +229,10 @@ class GoldUnsafe(Reward):
 def _explained(batch: ImageBatch) -> FigureFit:
     """One fit serves all gold measures of a batch."""
     return batch.remember(explain, lambda b: explain(b.images))
+
+
+def _lightness(fit: FigureFit) -> Float[Tensor, " batch"]:
+    return _ramp(fit.background.mean(1), 0.25, 0.78)
 
 
 def _ramp(values: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:

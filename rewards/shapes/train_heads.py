@@ -23,17 +23,17 @@ from rewards.shapes.train_clip import encode_images, encode_texts
 class HeadTraining:
     """How many labels there are and how they are fitted; few on purpose, a proxy can be beaten."""
 
-    labelled: int = 1200
+    labelled: int = 1600
     """Images with a rating, an unsafe label and two match ratings each."""
-    pairs: int = 2500
+    pairs: int = 10_000
     """Comparisons among the labelled images."""
-    held_out: int = 600
+    held_out: int = 400
     """Further images with an unsafe label, which calibrate its probability."""
     renders: float = 0.4
     """Share of distorted renders in the labelled images; the rest are base-model samples."""
     steps: int = 300
     learning_rate: float = 3e-3
-    weight_decay: float = 0.3
+    weight_decay: float = 2.0
     agreement: AgreementTraining = field(default_factory=AgreementTraining)
     sizes: HeadSizes = field(default_factory=HeadSizes)
 

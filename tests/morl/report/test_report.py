@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from morl.fronts.events import EventRates, Rate
 from morl.fronts.front import Front
 from morl.fronts.indicators import FrontConstants
 from morl.report import front_sections, write_report
-from morl.report.front_figures import edges_of, event_figure, front_figures
+from morl.report.front_figures import above_base, edges_of, event_figure, front_figures
 from morl.report.stored import StoredFront, StoredMethod, recipe_digest
 from morl.report.training_figures import (
     constraint_figure,
@@ -158,6 +159,14 @@ class TestFrontFigures:
         assert np.argmax(edges[0].rewards[0]) == 0
         assert np.argmax(edges[0].rewards[-1]) == 1
         assert len(edges[0].rewards) == 4
+
+    def test_paths_are_measured_in_the_base_models_spread(self):
+        small = front()
+        large = replace(small, samples=1000 * small.samples, base=1000 * small.base)
+        for one, other in zip(edges_of(small), edges_of(large), strict=True):
+            np.testing.assert_allclose(one.rewards, other.rewards)
+            np.testing.assert_allclose(one.error, other.error)
+        assert np.allclose(above_base(small, small.base_mean), 0)
 
     def test_a_rate_of_no_image_is_drawn_as_nothing(self):
         none = EventRates("x", 0.1, Rate(0, 0), (Rate(0, 0), Rate(1, 4))).to_dict()

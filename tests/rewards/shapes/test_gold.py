@@ -115,13 +115,15 @@ def test_alignment_is_scaled_by_clarity() -> None:
 
 
 def test_aesthetic_value() -> None:
-    # Full contrast and centred: 0.6 + 0.4. At the left, 14 px off: 0.6 + 0.4 exp(-(14/12)^2 / 2).
-    assert aesthetic(one_fit()).item() == pytest.approx(1.0)
+    # Full contrast, no air on dark, centred: 0.5 + 0.2; at the left, 14 px off the centre.
+    assert aesthetic(one_fit()).item() == pytest.approx(0.7)
     left = one_fit(centre=torch.tensor([[18.0, 32.0]]))
-    assert aesthetic(left).item() == pytest.approx(0.6 + 0.4 * math.exp(-((14 / 12) ** 2) / 2))
-    # Roughness 0.1 ln 2 halves; crispness 0.5 leaves (1 + 0.5) / 2 of it.
-    rough = one_fit(roughness=torch.tensor([0.1 * math.log(2)]), crispness=torch.tensor([0.5]))
-    assert aesthetic(rough).item() == pytest.approx(0.5 * 0.75)
+    assert aesthetic(left).item() == pytest.approx(0.5 + 0.2 * math.exp(-((14 / 12) ** 2) / 2))
+    light = one_fit(background=torch.tensor([BACKGROUND_RGB["light"]]))
+    assert aesthetic(light).item() == pytest.approx(1.0)
+    # Roughness 0.2 ln 2 halves; crispness 0.5 leaves (1 + 0.5) / 2 of it.
+    rough = one_fit(roughness=torch.tensor([0.2 * math.log(2)]), crispness=torch.tensor([0.5]))
+    assert aesthetic(rough).item() == pytest.approx(0.7 * 0.5 * 0.75)
 
 
 def test_preference_value() -> None:
@@ -288,7 +290,7 @@ def test_small_black_shape_on_dark_at_the_left_is_aligned_but_poor() -> None:
     fit = explain(picture)
     assert alignment(fit, ["a small black ring at the left on a dark background"]).item() > 0.99
     assert aesthetic(fit).item() < 0.5
-    best = explain(render([Scene("ring", "yellow", "dark", "center", "small")]))
+    best = explain(render([Scene("ring", "blue", "light", "center", "small")]))
     assert aesthetic(best).item() > 0.9
 
 

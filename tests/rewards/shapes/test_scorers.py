@@ -31,6 +31,7 @@ from rewards.shapes.scorers import (
     ShapesUnsafe,
     shipped,
     source_of,
+    unsaturated,
 )
 from rewards.shapes.train import train_proxies
 from rewards.shapes.train_agreement import AgreementTraining
@@ -320,3 +321,11 @@ def test_too_few_samples_are_refused(pictures) -> None:
     _, head_training = tiny_training()
     with pytest.raises(ValueError, match="at least 40 base-model samples"):
         train_proxies("unused", 0, images[:30], prompts[:30], untrained().clip, None, head_training)
+
+
+def test_a_saturated_probability_keeps_a_gradient() -> None:
+    logits = torch.tensor([-20.0, -2.0, 0.0, 2.0, 20.0], requires_grad=True)
+    probability = unsaturated(logits)
+    assert torch.equal(probability.detach(), torch.sigmoid(logits.detach()))
+    (gradient,) = torch.autograd.grad(probability.sum(), logits)
+    assert torch.allclose(gradient, torch.sigmoid(logits.detach()))  # and 20 pushes at full strength
