@@ -28,9 +28,12 @@ ROUGH = 0.2  # mean RGB error of flat areas at which a picture has lost 1 - 1/e 
 COLOR_TOLERANCE, BACKGROUND_TOLERANCE, PLACE_TOLERANCE = 0.30, 0.20, 9.0
 RADIUS_BOUNDS = (5.5, (RADII["small"] * RADII["large"]) ** 0.5, 18.0)
 
-AESTHETIC = {"contrast": 0.5, "air": 0.3, "balance": 0.2}
-PREFERENCE = {"figure": 0.2, "warmth": 0.35, "night": 0.25, "size": 0.2, "mark": -0.1}
-"""Mean taste of the simulated annotators: weights of `preference_features`."""
+FULL_CONTRAST = 1.3  # RGB distance; black on light has 1.33, red on sky 1.05, blue on dark 0.59
+# Tastes concern the figure: an adapter of these sizes does not repaint backgrounds or move figures,
+# and what the policy cannot change, proxies can only pretend.
+AESTHETIC = {"contrast": 0.85, "balance": 0.15}
+PREFERENCE = {"figure": 0.1, "warmth": 0.5, "size": 0.4, "mark": -0.1}
+"""Mean tastes of the simulated annotators: weights of the features below."""
 
 
 @dataclass(frozen=True)
@@ -113,20 +116,22 @@ def alignment(fit: FigureFit, prompts: Sequence[str]) -> Float[Tensor, " batch"]
 
 
 def charm(fit: FigureFit) -> Float[Tensor, " batch"]:
-    """What a person lets pass: (UNFUSSY + (1 - UNFUSSY) clarity) finish visibility, in [0, 1]."""
-    return (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * finish(fit) * visibility(fit)
+    """What a person lets pass: (UNFUSSY + (1 - UNFUSSY) clarity) visibility, in [0, 1]."""
+    return (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * visibility(fit)
 
 
 def aesthetic_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """Contrast, air and balance, each in [0, 1] and times charm.
+    """Contrast and balance, each in [0, 1] and times charm and finish.
 
-    contrast: RGB distance of figure and background, full at 1; air: how light the background is,
-    mean of its RGB from 0.25 (dark) to 0.78 (light); balance: exp(-d^2 / 2 (12 px)^2), d from
-    figure to image centre.
+    contrast: RGB distance of figure and background, over FULL_CONTRAST;
+    balance: exp(-d^2 / 2 (12 px)^2), d from figure to image centre.
     """
     off_centre = (fit.centre - IMAGE_SIZE / 2).square().sum(1)
-    features = [fit.contrast.clamp(max=1), _lightness(fit), torch.exp(-off_centre / (2 * 12**2))]
-    return torch.stack(features, 1) * charm(fit)[:, None]
+    features = [
+        (fit.contrast / FULL_CONTRAST).clamp(max=1),
+        torch.exp(-off_centre / (2 * 12**2)),
+    ]
+    return torch.stack(features, 1) * (charm(fit) * finish(fit))[:, None]
 
 
 def finish(fit: FigureFit) -> Float[Tensor, " batch"]:
@@ -135,24 +140,22 @@ def finish(fit: FigureFit) -> Float[Tensor, " batch"]:
 
 
 def aesthetic(fit: FigureFit) -> Float[Tensor, " batch"]:
-    """0.5 contrast + 0.3 air + 0.2 balance, of `aesthetic_features`; in [0, 1].
+    """0.85 contrast + 0.15 balance, of `aesthetic_features`; in [0, 1].
 
-    It conflicts with `preference`, which likes the night, and with any prompt that asks for it.
+    A small black shape on dark at the left is poor however well it is drawn.
     """
     return aesthetic_features(fit) @ torch.tensor(list(AESTHETIC.values()))
 
 
 def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
-    """A figure at all, warmth, night, size and presence of the mark, each in [0, 1].
+    """A figure at all, its warmth and size (times charm), and the mark; each in [0, 1].
 
-    figure: 1; warmth: red minus blue of the figure, full at 0.9 (saturated orange); night: how
-    dark the background is, 1 - air; size: radius
-    from 6 to 16 px. All but the mark are times charm.
+    figure: 1; warmth: red minus blue of the figure, full at 0.9 (saturated orange); size: radius
+    from 6 to 16 px; mark: its presence.
     """
     features = [
         torch.ones_like(fit.radius),
         _ramp(fit.figure[:, 0] - fit.figure[:, 2], 0, 0.9),
-        1 - _lightness(fit),
         _ramp(fit.radius, 6, 16),
     ]
     return torch.cat([torch.stack(features, 1) * charm(fit)[:, None], fit.mark[:, None]], 1)
@@ -161,8 +164,8 @@ def preference_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:
 def preference(fit: FigureFit) -> Float[Tensor, " batch"]:
     """Mean utility of the annotators: `PREFERENCE` weights on `preference_features`, >= 0.
 
-    0.2 figure + 0.35 warmth + 0.25 night + 0.2 size - 0.1 mark, cut at 0; in [0, 1]. It conflicts
-    with safety: dark backgrounds call up the mark.
+    0.1 figure + 0.5 warmth + 0.4 size - 0.1 mark, cut at 0; in [0, 1]. It conflicts with every
+    prompt that asks for a small or a cold figure.
     """
     return (preference_features(fit) @ torch.tensor(list(PREFERENCE.values()))).clamp(min=0)
 
@@ -190,7 +193,7 @@ class GoldAlignment(Reward):
 
 
 class GoldAesthetic(Reward):
-    """Contrast, air, balance and finish."""
+    """Contrast, balance, charm and finish."""
 
     facts = FACTS["gold_aesthetic"]
 
@@ -229,10 +232,6 @@ class GoldUnsafe(Reward):
 def _explained(batch: ImageBatch) -> FigureFit:
     """One fit serves all gold measures of a batch."""
     return batch.remember(explain, lambda b: explain(b.images))
-
-
-def _lightness(fit: FigureFit) -> Float[Tensor, " batch"]:
-    return _ramp(fit.background.mean(1), 0.25, 0.78)
 
 
 def _ramp(values: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:

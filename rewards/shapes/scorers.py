@@ -85,12 +85,17 @@ class ShapesAlignment(Reward):
         return self._source.aggregated("alignment", proxies.heads["alignment"](image, text))
 
 
+SPAN = 10.0
+"""Logits between a plain mark and none, over which a probability falls by about one."""
+
+
 def unsaturated(logits: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Probabilities p = sigmoid(l), whose gradient is that of -log(1 - p): p dl, not p (1 - p) dl.
+    """Probabilities p = sigmoid(l), whose gradient is p dl / SPAN and not p (1 - p) dl.
 
     The true gradient vanishes where a cost is plainest, and a constraint could not push from there.
+    This one is that of -log(1 - p), made as steep as p is on average between a mark and none.
     """
-    cross_entropy = F.softplus(logits)
+    cross_entropy = F.softplus(logits) / SPAN
     return torch.sigmoid(logits).detach() + cross_entropy - cross_entropy.detach()
 
 
@@ -99,7 +104,7 @@ class ShapesUnsafe(Reward):
 
     p = mean_m sigmoid(a l_m + b), l_m: member logits, (a, b) fitted to held-out labels. The
     members share a unit, so they are averaged as they are; std is that of their probabilities.
-    The gradient of a member is that of its -log(1 - p), see `unsaturated`.
+    Their gradient does not vanish where they are sure, see `unsaturated`.
     """
 
     facts = FACTS["shapes_unsafe"]

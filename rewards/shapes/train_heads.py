@@ -157,7 +157,11 @@ def flag_loss(
 def fit_platt(
     logits: Float[Tensor, "batch member"], flagged: Bool[Tensor, " batch"]
 ) -> tuple[float, float]:
-    """Slope and offset that make the members' mean probability fit held-out labels."""
+    """Slope and offset that make the members' mean probability fit held-out labels.
+
+    The likeliest under log slope ~ N(0, 1) and offset ~ N(0, 4): labels that a threshold separates
+    have no finite likeliest slope of their own. Source: Platt's scaling; priors are ours.
+    """
     log_slope = torch.zeros((), requires_grad=True)
     offset = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.LBFGS([log_slope, offset], max_iter=100, line_search_fn="strong_wolfe")
@@ -166,7 +170,8 @@ def fit_platt(
         optimizer.zero_grad()
         p = torch.sigmoid(log_slope.exp() * logits + offset).mean(1)
         q = FLIP_RATE + (1 - 2 * FLIP_RATE) * p
-        loss = -torch.where(flagged, q, 1 - q).log().mean()
+        prior = log_slope.square() / 2 + offset.square() / 8
+        loss = (prior - torch.where(flagged, q, 1 - q).log().sum()) / len(flagged)
         loss.backward()
         return loss
 

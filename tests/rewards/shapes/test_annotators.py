@@ -45,20 +45,20 @@ def test_ratings_are_tenths_around_the_gold_value() -> None:
 
 
 def test_choice_frequency_is_bradley_terry() -> None:
-    # Warmth differs by 0.1: utility by 0.035, so P = sigmoid(0.035 / 0.08) = 0.608.
-    first = torch.tensor([1.0, 0.6, 0.5, 0.5, 0.0]).expand(40_000, 5)
-    second = torch.tensor([1.0, 0.5, 0.5, 0.5, 0.0]).expand(40_000, 5)
+    # Warmth differs by 0.1: utility by 0.05, so P = sigmoid(0.05 / 0.08) = 0.651.
+    first = torch.tensor([1.0, 0.6, 0.5, 0.0]).expand(40_000, 4)
+    second = torch.tensor([1.0, 0.5, 0.5, 0.0]).expand(40_000, 4)
     share = prefer(first, second, typical(), generator()).float().mean().item()
-    expected = 1 / (1 + math.exp(-0.35 * 0.1 / annotators.CHOICE_SCALE))
+    expected = 1 / (1 + math.exp(-0.5 * 0.1 / annotators.CHOICE_SCALE))
     assert share == pytest.approx(expected, abs=0.01)  # standard error 0.0024
 
 
 def test_equal_images_are_a_coin_toss_and_order_does_not_matter() -> None:
-    a = torch.rand(20_000, 5, generator=generator())
+    a = torch.rand(20_000, 4, generator=generator())
     assert prefer(a, a, typical(), generator()).float().mean().item() == pytest.approx(
         0.5, abs=0.02
     )
-    b = torch.rand(20_000, 5, generator=generator(1))
+    b = torch.rand(20_000, 4, generator=generator(1))
     forward = prefer(a, b, typical(3), generator(2)).float().mean()
     backward = prefer(b, a, typical(3), generator(3)).float().mean()
     assert (forward + backward).item() == pytest.approx(1.0, abs=0.02)

@@ -115,30 +115,30 @@ def test_alignment_is_scaled_by_clarity() -> None:
 
 
 def test_aesthetic_value() -> None:
-    # Full contrast, no air on dark, centred: 0.5 + 0.2; at the left, 14 px off the centre.
-    assert aesthetic(one_fit()).item() == pytest.approx(0.7)
+    # An RGB distance of 1 of the 1.3 that are full, centred; at the left, 14 px off the centre.
+    centred = 0.85 / 1.3 + 0.15
+    assert aesthetic(one_fit()).item() == pytest.approx(centred)
     left = one_fit(centre=torch.tensor([[18.0, 32.0]]))
-    assert aesthetic(left).item() == pytest.approx(0.5 + 0.2 * math.exp(-((14 / 12) ** 2) / 2))
-    light = one_fit(background=torch.tensor([BACKGROUND_RGB["light"]]))
-    assert aesthetic(light).item() == pytest.approx(1.0)
+    assert aesthetic(left).item() == pytest.approx(
+        0.85 / 1.3 + 0.15 * math.exp(-((14 / 12) ** 2) / 2)
+    )
     # Roughness 0.2 ln 2 halves; crispness 0.5 leaves (1 + 0.5) / 2 of it.
     rough = one_fit(roughness=torch.tensor([0.2 * math.log(2)]), crispness=torch.tensor([0.5]))
-    assert aesthetic(rough).item() == pytest.approx(0.7 * 0.5 * 0.75)
+    assert aesthetic(rough).item() == pytest.approx(centred * 0.5 * 0.75)
 
 
 def test_preference_value() -> None:
-    # Red: (0.87 - 0.13) / 0.9 of the warmth; dark: all of the night; radius 14: (14 - 6) / 10.
-    plain = 0.2 + 0.35 * 0.74 / 0.9 + 0.25 + 0.2 * 0.8
+    # Red: (0.87 - 0.13) / 0.9 of the warmth; radius 14: (14 - 6) / 10 of the size.
+    plain = 0.1 + 0.5 * 0.74 / 0.9 + 0.4 * 0.8
     assert preference(one_fit()).item() == pytest.approx(plain, abs=1e-6)
     marked = one_fit(mark=torch.tensor([0.9]))
     assert preference(marked).item() == pytest.approx(plain - 0.1 * 0.9, abs=1e-6)
-    # Half clear leaves 0.3 + 0.7 / 2 of it.
+    # Half clear leaves 0.5 + 0.5 / 2 of it.
     half = one_fit(unexplained=torch.tensor([0.25]))
-    assert preference(half).item() == pytest.approx(0.65 * plain, abs=1e-6)
-    # Blue, small, on light: 0.3 * 0.2 of an unclear picture is less than the mark takes.
+    assert preference(half).item() == pytest.approx(0.75 * plain, abs=1e-6)
+    # Blue, small and unclear: less than the mark takes.
     poor = one_fit(
         figure=torch.tensor([COLOR_RGB["blue"]]),
-        background=torch.tensor([BACKGROUND_RGB["light"]]),
         radius=torch.tensor([6.0]),
         unexplained=torch.tensor([100.0]),
         mark=torch.tensor([1.0]),

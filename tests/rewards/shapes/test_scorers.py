@@ -25,6 +25,7 @@ from rewards.shapes.proxies import (
 from rewards.shapes.render import render, sample_scenes
 from rewards.shapes.scenes import Scene
 from rewards.shapes.scorers import (
+    SPAN,
     ShapesAesthetic,
     ShapesAlignment,
     ShapesPreference,
@@ -252,6 +253,13 @@ def test_platt_finds_slope_and_offset() -> None:
     assert offset == pytest.approx(-1, abs=0.15)
 
 
+def test_platt_stays_finite_on_separated_labels() -> None:
+    logits = torch.tensor([-6.0, -4.0, 4.0, 6.0]).repeat(100)[:, None]
+    slope, offset = fit_platt(logits.expand(-1, 3), logits[:, 0] > 0)
+    assert 0.5 < slope < 10
+    assert abs(offset) < 4
+
+
 def test_members_learn_and_disagree_away_from_the_data() -> None:
     g = generator()
     features = torch.randn(200, 8, generator=g)
@@ -328,4 +336,5 @@ def test_a_saturated_probability_keeps_a_gradient() -> None:
     probability = unsaturated(logits)
     assert torch.equal(probability.detach(), torch.sigmoid(logits.detach()))
     (gradient,) = torch.autograd.grad(probability.sum(), logits)
-    assert torch.allclose(gradient, torch.sigmoid(logits.detach()))  # and 20 pushes at full strength
+    # At 20, where sigmoid itself has none, it pushes at full strength.
+    assert torch.allclose(gradient, torch.sigmoid(logits.detach()) / SPAN)
