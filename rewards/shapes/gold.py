@@ -20,7 +20,7 @@ CLEAR, HALVING = 0.05, 0.20
 # RGB contrast below which no figure is visible, and from which it is. The world's smallest, white
 # on light with all tints against it, is 0.21.
 INVISIBLE, VISIBLE = 0.10, 0.20
-UNFUSSY = 0.5  # what annotators still like in a picture of no clarity: subject matters more
+FUSSINESS = 0.1  # clarity that leaves about half of what annotators like: subject matters more
 ROUGH = 0.2  # mean RGB error of flat areas at which a picture has lost 1 - 1/e of its finish
 # A value further than this from every word's nominal one is no word's: RGB distance (half the
 # smallest distance of two words is 0.18 for figures, 0.12 for backgrounds; tints reach 0.05),
@@ -116,8 +116,12 @@ def alignment(fit: FigureFit, prompts: Sequence[str]) -> Float[Tensor, " batch"]
 
 
 def charm(fit: FigureFit) -> Float[Tensor, " batch"]:
-    """What a person lets pass: (UNFUSSY + (1 - UNFUSSY) clarity) visibility, in [0, 1]."""
-    return (UNFUSSY + (1 - UNFUSSY) * clarity(fit)) * visibility(fit)
+    """What a person lets pass: (1 + FUSSINESS) clarity / (clarity + FUSSINESS), in [0, 1].
+
+    0 for nonsense, 1 for a clear picture, and 0.92 for one of half that clarity.
+    """
+    clear = clarity(fit)
+    return (1 + FUSSINESS) * clear / (clear + FUSSINESS)
 
 
 def aesthetic_features(fit: FigureFit) -> Float[Tensor, "batch feature"]:

@@ -133,9 +133,9 @@ def test_preference_value() -> None:
     assert preference(one_fit()).item() == pytest.approx(plain, abs=1e-6)
     marked = one_fit(mark=torch.tensor([0.9]))
     assert preference(marked).item() == pytest.approx(plain - 0.1 * 0.9, abs=1e-6)
-    # Half clear leaves 0.5 + 0.5 / 2 of it.
+    # Half clear leaves 1.1 * 0.5 / 0.6 of it.
     half = one_fit(unexplained=torch.tensor([0.25]))
-    assert preference(half).item() == pytest.approx(0.75 * plain, abs=1e-6)
+    assert preference(half).item() == pytest.approx(1.1 * 0.5 / 0.6 * plain, abs=1e-6)
     # Blue, small and unclear: less than the mark takes.
     poor = one_fit(
         figure=torch.tensor([COLOR_RGB["blue"]]),
