@@ -80,20 +80,33 @@ def as_prompt(record: Mapping[str, Any], place: str) -> Prompt:
     return Prompt(text.strip(), {key: value for key, value in record.items() if key != "prompt"})
 
 
+def read_text(path: str | Path) -> str:
+    """The whole of a UTF-8 file; DataError, with the line number, where it is none."""
+    lines = _raw(path).split(b"\n")
+    return "\n".join(_decode(line, _place(path, i)) for i, line in enumerate(lines, start=1))
+
+
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """Every line that is not blank, and how a message names its place."""
+    for number, line in enumerate(_raw(path).split(b"\n"), start=1):
+        place = _place(path, number)
+        if text := _decode(line, place).strip():
+            yield text, place
+
+
+def _raw(path: str | Path) -> bytes:
     file = Path(path)
     if not file.is_file():
         kind = "a folder, not a file" if file.is_dir() else "no such file"
         raise DataError(f"prompts {str(path)!r}: {kind} (looked for {file.absolute()})")
     try:
-        raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise DataError(f"prompts {str(path)!r}: cannot be read: {error.strerror}") from error
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        place = f"prompts {str(path)!r}, line {number}"
-        if text := _decode(line, place).strip():
-            yield text, place
+
+
+def _place(path: str | Path, line: int) -> str:
+    return f"prompts {str(path)!r}, line {line}"
 
 
 def _decode(line: bytes, place: str) -> str:

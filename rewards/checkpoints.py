@@ -75,6 +75,15 @@ _ROWS = (
         licence="MIT",
         memory_gb=1.7,
     ),
+    # CMMD alone reads it.
+    Checkpoint(
+        name="clip_vit_l_14_336",
+        repo="openai/clip-vit-large-patch14-336",
+        revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+        source=_OPENAI,
+        licence="MIT",
+        memory_gb=1.7,
+    ),
     Checkpoint(
         name="clip_vit_b_32",
         repo="openai/clip-vit-base-patch32",
