@@ -25,6 +25,7 @@ _VLM = "rewards.scorers.vlm:chat_model"
 _SHIELDGEMMA = "rewards.scorers.shieldgemma:shieldgemma"
 _BLIP = "rewards.scorers.blip_tower:image_reward_blip"
 _MPS = "rewards.scorers.mps_tower:mps_clip"
+_HPSV3 = "rewards.scorers.hpsv3_tower:hpsv3_qwen"
 _ALEXNET = "rewards.scorers.lpips_tower:lpips_alexnet"
 _CHECKER = "rewards.scorers.safety_checker:safety_checker"
 
@@ -55,10 +56,10 @@ class Checkpoint:
     """Whether the hub holds it in the layout that we read; otherwise it is converted first."""
     fetch: str = ""
     """The command that brings the authors' file where no hub has it, and says where it lies."""
-    beside: str = ""
-    """A file that must lie beside the authors' one, such as a vocabulary of another repository."""
+    beside: tuple[str, ...] = ()
+    """Files that must lie beside the authors' one, such as a vocabulary of another repository."""
     beside_origin: tuple[str, str] = ("", "")
-    """Repository and revision of that file."""
+    """Repository and revision of those files."""
 
     @property
     def origin(self) -> str:
@@ -179,7 +180,7 @@ _ROWS = (
         original="ImageReward.pt",
         layout="image_reward",
         on_hub=False,
-        beside="vocab.txt",
+        beside=("vocab.txt",),
         beside_origin=("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"),
     ),
     Checkpoint(
@@ -192,6 +193,23 @@ _ROWS = (
         original="model.safetensors",
         layout="mps",
         on_hub=False,
+    ),
+    Checkpoint(
+        name="hpsv3",
+        repo="MizzenAI/HPSv3",
+        revision="main",
+        source=_HPSV3,
+        licence="MIT",
+        memory_gb=33.2,
+        original="HPSv3.safetensors",
+        layout="hpsv3",
+        on_hub=False,
+        fetch="hf download MizzenAI/HPSv3 HPSv3.safetensors --local-dir . && "
+        "hf download Qwen/Qwen2-VL-7B-Instruct tokenizer.json tokenizer_config.json --local-dir . "
+        "&& curl -LO https://raw.githubusercontent.com/MizzenAI/HPSv3/"
+        "d232ff8669a0b00759766067c6c3a26e2e717fac/hpsv3/dataset/data_collator_qwen.py",
+        beside=("tokenizer.json", "tokenizer_config.json", "data_collator_qwen.py"),
+        beside_origin=("Qwen/Qwen2-VL-7B-Instruct and github.com/MizzenAI/HPSv3", ""),
     ),
     Checkpoint(
         name="sd_safety_checker",
@@ -246,9 +264,8 @@ def how_to_get(row: Checkpoint) -> str:
     if row.fetch:
         return f"{row.fetch} && {convert}"
     wanted = [(row.repo, row.original, row.revision)]
-    if row.beside:
-        repo, revision = row.beside_origin
-        wanted.append((repo, row.beside, revision))
+    repo, revision = row.beside_origin
+    wanted += [(repo, file, revision) for file in row.beside]
     downloads = [
         f"hf download {repo} {file} --revision {revision} --local-dir ."
         for repo, file, revision in wanted

@@ -146,6 +146,13 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         source=_PREFERENCE + "ImageReward",
     ),
     _MIT(
+        name="hpsv3",
+        category="preference",
+        summary="HPS v3, about 5 to 12 for good models, with its own uncertainty",
+        encoder="hpsv3",
+        source=_PREFERENCE + "HpsV3",
+    ),
+    _MIT(
         name="mps",
         category="preference",
         summary="MPS (overall), about 8 to 16; compare within one prompt only",

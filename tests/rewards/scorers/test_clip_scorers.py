@@ -38,8 +38,8 @@ FIVE_ON_L14 = [
     "laion_nsfw_l14",
     "clip_diversity",
 ]
-# AlexNet reads no images as small as these.
-OURS = [facts.name for facts in REAL_MODELS if facts.encoder != "alexnet"]
+# AlexNet reads no images as small as these; HPSv3 makes large ones of them and has its own tests.
+OURS = [facts.name for facts in REAL_MODELS if facts.encoder not in ("alexnet", "hpsv3")]
 
 
 def images(count: int = 4, height: int = 28, width: int = 28, seed: int = 0) -> torch.Tensor:
