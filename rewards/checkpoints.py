@@ -23,9 +23,11 @@ _HPS = "rewards.scorers.clip_tower:hps_clip"
 _SIGLIP = "rewards.scorers.siglip_tower:siglip"
 _VLM = "rewards.scorers.vlm:chat_model"
 _SHIELDGEMMA = "rewards.scorers.shieldgemma:shieldgemma"
+_LLAVAGUARD = "rewards.scorers.llavaguard:llavaguard"
 _BLIP = "rewards.scorers.blip_tower:image_reward_blip"
 _MPS = "rewards.scorers.mps_tower:mps_clip"
 _HPSV3 = "rewards.scorers.hpsv3_tower:hpsv3_qwen"
+_INCEPTION = "rewards.scorers.inception_tower:inception_fid"
 _ALEXNET = "rewards.scorers.lpips_tower:lpips_alexnet"
 _CHECKER = "rewards.scorers.safety_checker:safety_checker"
 
@@ -51,7 +53,7 @@ class Checkpoint:
     sha256: str = ""
     """Of that file, where it is known."""
     layout: str = "transformers_clip"
-    """Names of the tensors in that file: a key of `rewards.convert.LAYOUTS`."""
+    """Names of the tensors in that file: a key of `rewards.convert.LAYOUTS`; empty: as we read."""
     on_hub: bool = True
     """Whether the hub holds it in the layout that we read; otherwise it is converted first."""
     fetch: str = ""
@@ -171,6 +173,18 @@ _ROWS = (
         layout="transformers",
     ),
     Checkpoint(
+        name="llavaguard",
+        repo="AIML-TUDA/LlavaGuard-v1.2-0.5B-OV-hf",
+        revision="main",
+        source=_LLAVAGUARD,
+        licence="Apache-2.0",
+        memory_gb=3.6,
+        layout="",
+        on_hub=False,
+        fetch="hf download AIML-TUDA/LlavaGuard-v1.2-0.5B-OV-hf "
+        "--local-dir ~/.cache/morl/rewards/llavaguard, and put its policy there as policy.txt",
+    ),
+    Checkpoint(
         name="image_reward",
         repo="THUDM/ImageReward",
         revision="5736be03b2652728fb87788c9797b0570450ab72",
@@ -219,6 +233,20 @@ _ROWS = (
         licence="CreativeML-OpenRAIL-M",
         memory_gb=1.2,
     ),
+    # FID and KID alone read it.
+    Checkpoint(
+        name="inception_v3_fid",
+        repo="mseitzer/pytorch-fid",
+        revision="fid_weights",
+        source=_INCEPTION,
+        licence="Apache-2.0",
+        memory_gb=0.1,
+        original="pt_inception-2015-12-05-6726825d.pth",
+        layout="inception",
+        on_hub=False,
+        fetch="curl -LO https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+    ),
     Checkpoint(
         name="alexnet",
         repo="pytorch/vision",
@@ -258,6 +286,8 @@ def find(name: str, folder: str | None = None) -> Path:
 
 def how_to_get(row: Checkpoint) -> str:
     """The commands that bring the weights onto this machine."""
+    if not row.layout:
+        return row.fetch
     if row.on_hub:
         return f"hf download {row.repo} --revision {row.revision}"
     convert = f"morl rewards convert {row.name} {row.original}"
@@ -274,7 +304,7 @@ def how_to_get(row: Checkpoint) -> str:
 
 
 def _from_hub(row: Checkpoint) -> Path:
-    reason = "the hub has them only as a pickle"
+    reason = "and no revision of the hub is known to hold them in our layout"
     if row.on_hub:
         from huggingface_hub import snapshot_download
 

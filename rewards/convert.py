@@ -48,6 +48,7 @@ LAYOUTS: dict[str, Callable[[State], tuple[State, dict[str, Any] | None]]] = {
     "hpsv3": lambda state: (hpsv3_to_transformers(state), hpsv3_config(state)),
     "mps": lambda state: (mps_to_transformers(state), mps_config(state)),
     "alexnet": lambda state: (alexnet_trunk(state), {"model_type": "alexnet"}),
+    "inception": lambda state: (state, {"model_type": "inception_v3"}),
     "lpips": lambda state: ({f"lin{i}": lpips_channels(state, i) for i in range(5)}, None),
     "affine": lambda state: (collapsed(state), None),
     "as_is": lambda state: (state, None),

@@ -15,6 +15,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 Features = Float[Tensor, "image feature"]
+Reference = Float[Tensor, "other feature"]
 
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
@@ -34,7 +35,7 @@ class _Given(nn.Module):
         return features
 
 
-def fid(features: Features, reference: Features) -> float:
+def fid(features: Features, reference: Reference) -> float:
     """Frechet distance of two Gaussians with the sets' moments, by torchmetrics; 0 is equal.
 
     d^2 = |m_1 - m_2|^2 + tr(S_1) + tr(S_2) - 2 tr (S_1 S_2)^(1/2)
@@ -53,7 +54,9 @@ def fid(features: Features, reference: Features) -> float:
     return distance
 
 
-def kid(features: Features, reference: Features, generator: torch.Generator) -> tuple[float, float]:
+def kid(
+    features: Features, reference: Reference, generator: torch.Generator
+) -> tuple[float, float]:
     """Mean and deviation over random subsets of the unbiased MMD^2, by torchmetrics.
 
     k(x, y) = (x . y / d + 1)^3
@@ -74,7 +77,7 @@ def kid(features: Features, reference: Features, generator: torch.Generator) -> 
     return found.mean().item(), found.std(unbiased=False).item()
 
 
-def cmmd(features: Features, reference: Features) -> float:
+def cmmd(features: Features, reference: Reference) -> float:
     """1,000 times the MMD^2 of a Gaussian kernel between unit-length embeddings; 0 is equal.
 
     MMD^2 = mean_ij k(x_i, x_j) + mean_ij k(y_i, y_j) - 2 mean_ij k(x_i, y_j)
@@ -91,18 +94,18 @@ def cmmd(features: Features, reference: Features) -> float:
     return CMMD_SCALE * max(squared, 0.0)
 
 
-def _drawn(rows: Features, size: int, generator: torch.Generator) -> Features:
+def _drawn(rows: Features, size: int, generator: torch.Generator) -> Reference:
     chosen = torch.randperm(len(rows), generator=generator)[:size]
     return rows[chosen.to(rows.device)].double()
 
 
-def _mean_kernel(x: Features, y: Features) -> float:
+def _mean_kernel(x: Features, y: Reference) -> float:
     """Mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs of rows of length 1."""
     sums = [torch.exp((part @ y.T - 1) / CMMD_SIGMA**2).sum() for part in x.split(ROWS)]
     return math.fsum(part.item() for part in sums) / (len(x) * len(y))
 
 
-def _require(features: Features, reference: Features) -> None:
+def _require(features: Features, reference: Reference) -> None:
     if features.shape[1] != reference.shape[1]:
         raise ValueError(
             f"`features` and `reference` must be of one width; got {features.shape[1]} and "

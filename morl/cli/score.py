@@ -71,9 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     sets.add_argument(
         "--features",
-        metavar="FILE|ENCODER",
-        help="of fid and kid: inception-2015-12-05.pt (TorchScript), or an encoder's name; cmmd "
-        "always reads clip_vit_l_14_336",
+        metavar="ENCODER",
+        default="inception_v3_fid",
+        help="encoder of fid and kid; cmmd always reads clip_vit_l_14_336",
     )
 
 

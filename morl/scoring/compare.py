@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -16,20 +15,15 @@ from morl.scoring.batches import Broken, groups_of, read_batches
 from morl.scoring.folder import Item
 from rewards.distances import cmmd, fid, kid
 from rewards.errors import nearest
-from rewards.features import (
-    CMMD_ENCODER,
-    ENCODERS,
-    EncoderFeatures,
-    FeatureExtractor,
-    InceptionFeatures,
-)
+from rewards.features import CMMD_ENCODER, ENCODERS, SetFeatures
 
 KID_SEED = 0
-SetFeatures = Float[Tensor, "image feature"]
-Metric = Callable[[SetFeatures, SetFeatures], dict[str, float]]
+Features = Float[Tensor, "image feature"]
+Reference = Float[Tensor, "other feature"]
+Metric = Callable[[Features, Reference], dict[str, float]]
 
 
-def _kid(features: SetFeatures, reference: SetFeatures) -> dict[str, float]:
+def _kid(features: Features, reference: Reference) -> dict[str, float]:
     mean, std = kid(features, reference, torch.Generator().manual_seed(KID_SEED))
     return {"kid": mean, "kid_std": std}
 
@@ -47,69 +41,57 @@ class Comparison:
 
     values: dict[str, float]
     features: dict[str, str]
-    """The source of each metric's features."""
+    """The encoder of each metric's features."""
     images: int
     reference_images: int
     broken: dict[str, str]
 
 
-def require_metrics(metrics: Sequence[str], features: str | None) -> None:
-    """ConfigError for an unknown metric, or features that it does not say or that nothing has."""
+def require_metrics(metrics: Sequence[str], features: str) -> None:
+    """ConfigError for an unknown metric, or features that no encoder gives."""
     for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"--metrics: unknown {name!r}; {nearest(name, METRICS)}")
-    if features is None:
-        if asking := [name for name in metrics if name != "cmmd"]:
-            raise ConfigError(
-                f"--features: {', '.join(asking)} have no meaning without; give the path of "
-                "inception-2015-12-05.pt for the published numbers, or an encoder: "
-                f"{', '.join(ENCODERS)}"
-            )
-    elif features not in ENCODERS and not Path(features).is_file():
-        raise ConfigError(f"--features: {features!r} is no file, and {nearest(features, ENCODERS)}")
+    if features not in ENCODERS:
+        raise ConfigError(
+            f"--features: unknown encoder {features!r}; {nearest(features, ENCODERS)}"
+        )
 
 
 def compare(
     items: Sequence[Item],
     reference: Sequence[Item],
     metrics: Sequence[str],
-    features: str | None,
+    features: str,
     device: str,
     batch_size: int,
 ) -> Comparison:
     """Every metric between two sets of files; those with the same features read images once.
 
-    `cmmd` has features of its own, the other metrics those that `features` names. Raises DataError
+    `cmmd` has features of its own, the other metrics those of encoder `features`. Raises DataError
     where a set has fewer than 2 images that can be read.
     """
-    source = {name: CMMD_ENCODER if name == "cmmd" else str(features) for name in metrics}
+    source = {name: CMMD_ENCODER if name == "cmmd" else features for name in metrics}
     values: dict[str, float] = {}
     broken: dict[str, str] = {}
     for chosen in dict.fromkeys(source.values()):
-        extract = extractor(chosen, device)
-        sets = [
+        extract = SetFeatures(chosen, device)
+        mine, others = (
             _features(which, extract, batch_size, broken, title)
             for which, title in ((items, "images"), (reference, "reference"))
-        ]
+        )
         for name in (name for name in metrics if source[name] == chosen):
-            values |= METRICS[name](*sets)
-    return Comparison(values, source, len(sets[0]), len(sets[1]), broken)
-
-
-def extractor(source: str, device: str) -> FeatureExtractor:
-    """An encoder by name, or Inception from a file."""
-    if source in ENCODERS:
-        return EncoderFeatures(source, device)
-    return InceptionFeatures(Path(source), device)
+            values |= METRICS[name](mine, others)
+    return Comparison(values, source, len(mine), len(others), broken)
 
 
 def _features(
     items: Sequence[Item],
-    extract: FeatureExtractor,
+    extract: SetFeatures,
     batch_size: int,
     broken: dict[str, str],
     title: str,
-) -> SetFeatures:
+) -> Features:
     """One row an image that can be read; the order is of no account."""
     rows: list[Tensor] = []
     with tqdm(total=len(items), desc=title, unit="image") as bar:

@@ -72,6 +72,17 @@ JUDGES: tuple[RewardFacts, ...] = (
         source="rewards.scorers.shieldgemma:ShieldGemmaViolence",
     ),
     RewardFacts(
+        name="llavaguard_unsafe",
+        category="safety",
+        summary="LlavaGuard: probability that its rating is Unsafe, by the policy beside it",
+        low=0.0,
+        high=1.0,
+        higher_is_better=False,
+        reads_prompt=False,
+        encoder="llavaguard",
+        source="rewards.scorers.llavaguard:LlavaGuard",
+    ),
+    RewardFacts(
         name="ocr_accuracy",
         category="alignment",
         summary='share of the text in "double quotes" of the prompt that a recogniser reads',
