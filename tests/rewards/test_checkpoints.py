@@ -110,7 +110,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("name", "settings", "said"),
         [
-            ("hpsv4", {}, "nearest: 'hpsv2"),
+            ("hpsv4", {}, "nearest: 'hpsv3"),
             ("hpsv2", {"folder": "/no/such"}, "no folder on this machine"),
             ("hpsv2", {"micro_batch": 0}, "at least 1; got 0"),
             ("hpsv2", {"dtype": "half"}, "known: bfloat16, float16, float32"),

@@ -196,7 +196,7 @@ class TestErrors:
             convert("hpsv2", tmp_path / "x.pt")
 
     def test_an_unknown_name_has_a_nearest_one(self, tmp_path):
-        with pytest.raises(CheckpointError, match="nearest: 'hpsv2"):
+        with pytest.raises(CheckpointError, match="nearest: 'hpsv3"):
             convert("hpsv4", tmp_path / "x.pt")
 
     def test_no_file(self, tmp_path):

@@ -252,6 +252,13 @@ class TestEveryScorer:
             scores(name, turned), scores(name, got)[order], rtol=1e-4, atol=1e-4
         )
 
+    def test_the_prompt_plays_no_part_where_none_is_read(self, complete, name):
+        facts = next(facts for facts in REAL_MODELS if facts.name == name)
+        got = batch()
+        same = torch.equal(scores(name, got), scores(name, ImageBatch(got.images, PROMPTS[::-1])))
+        # The first and the last of the prompts differ: only groups are alike in both orders.
+        assert same != facts.reads_prompt or facts.granularity == "group"
+
     def test_a_batch_scores_as_its_images_alone(self, complete, name):
         facts = next(facts for facts in REAL_MODELS if facts.name == name)
         if facts.granularity == "group":
