@@ -95,15 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
         from morl.scoring.compare import require_metrics
 
         require_metrics(metrics, arguments.features)
-    _configure(arguments, names)
-    items, notes = items_of(arguments.folder, arguments.prompts)
+    told = _configure(arguments, names, metrics)
+    items, notes = items_of(arguments.folder, arguments.prompts) if names else ([], [])
     if names:
         _require_prompts(names, items)
     require_writable(arguments.out.parent)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    codes = [_score(arguments, names, items)] if names else []
-    codes += [_compare(arguments, metrics, items)] if metrics else []
+    codes = [_score(arguments, names, items, told)] if names else []
+    codes += [_compare(arguments, metrics)] if metrics else []
     return max(codes)
 
 
@@ -111,15 +111,26 @@ def _listed(text: str | None) -> list[str]:
     return list(dict.fromkeys(filter(None, (name.strip() for name in (text or "").split(",")))))
 
 
-def _configure(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+def _configure(
+    arguments: argparse.Namespace, names: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Tell the scorers how to run; returns what a score depends on by that."""
+    told: dict[str, Any] = {}
     if arguments.config is not None:
         from morl.config import load_config
 
-        configure_scorers(load_config(arguments.config).objective)
+        objective = load_config(arguments.config).objective
+        configure_scorers(objective)
+        judges = {name: asdict(judge) for name, judge in objective.judges.items()}
+        told = {"judges": judges, "instruments": dict(objective.instruments)}
+    encoders = _encoders(names)
     if arguments.exact:
-        for encoder in _encoders(names):
+        of_sets = {"clip_vit_l_14_336", arguments.features} if metrics else set()
+        for encoder in {*encoders, *of_sets}:
             settings = encoder_settings.settings_of(encoder)
             encoder_settings.configure(encoder, replace(settings, pixels="exact"))
+    used = {name: asdict(encoder_settings.settings_of(name)) for name in encoders}
+    return {**told, "encoders": used}
 
 
 def _encoders(names: Sequence[str]) -> list[str]:
@@ -147,7 +158,12 @@ def _require_prompts(names: Sequence[str], items: Sequence[Item]) -> None:
             )
 
 
-def _score(arguments: argparse.Namespace, names: Sequence[str], items: Sequence[Item]) -> int:
+def _score(
+    arguments: argparse.Namespace,
+    names: Sequence[str],
+    items: Sequence[Item],
+    told: dict[str, Any],
+) -> int:
     from morl.scoring.rows import Partial, write_table
     from morl.scoring.score import score_items
     from morl.training.device import choose_device
@@ -155,7 +171,8 @@ def _score(arguments: argparse.Namespace, names: Sequence[str], items: Sequence[
 
     device = choose_device(arguments.device)
     rewards = [build(name, device) for name in names]
-    partial = Partial(arguments.out, _what(arguments, names))
+    folder = str(arguments.folder.resolve())
+    partial = Partial(arguments.out, {**told, "folder": folder, "rewards": list(names)})
     try:
         faults = score_items(items, rewards, partial, arguments.batch_size)
     except KeyboardInterrupt:
@@ -174,14 +191,19 @@ def _score(arguments: argparse.Namespace, names: Sequence[str], items: Sequence[
     return EXIT_DATA if faults.broken else 0
 
 
-def _compare(arguments: argparse.Namespace, metrics: Sequence[str], items: Sequence[Item]) -> int:
+def _compare(arguments: argparse.Namespace, metrics: Sequence[str]) -> int:
     from morl.scoring.compare import compare
-    from morl.scoring.folder import items_of
+    from morl.scoring.folder import files_of
     from morl.training.device import choose_device
 
-    reference, _ = items_of(arguments.reference, None)
-    device = choose_device(arguments.device)
-    found = compare(items, reference, metrics, arguments.features, device, arguments.batch_size)
+    found = compare(
+        files_of(arguments.folder),
+        files_of(arguments.reference),
+        metrics,
+        arguments.features,
+        choose_device(arguments.device),
+        arguments.batch_size,
+    )
     for name, value in found.values.items():
         print(f"{name:8} {value:.6g}")
     out = arguments.out.with_suffix(".metrics.json")
@@ -189,17 +211,6 @@ def _compare(arguments: argparse.Namespace, metrics: Sequence[str], items: Seque
     print(out)
     _report(found.broken, "cannot be read")
     return EXIT_DATA if found.broken else 0
-
-
-def _what(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """What a score depends on besides the image and its prompt."""
-    settings = {name: asdict(encoder_settings.settings_of(name)) for name in _encoders(names)}
-    return {
-        "folder": str(arguments.folder.resolve()),
-        "rewards": list(names),
-        "encoders": settings,
-        "config": arguments.config,
-    }
 
 
 def _report(faults: dict[str, str], what: str) -> None:

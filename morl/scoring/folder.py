@@ -51,6 +51,11 @@ def list_images(folder: Path) -> list[str]:
     return names
 
 
+def files_of(folder: Path) -> list[Item]:
+    """The images without any prompt."""
+    return [Item(name, folder / name, None) for name in list_images(folder)]
+
+
 def items_of(folder: Path, prompts: Path | None) -> tuple[list[Item], list[str]]:
     """The images with their prompts, and notes on what was passed over.
 

@@ -111,6 +111,42 @@ class TestCommand:
         found = [(row["prompt"], row[f"{own}:letters"]) for row in table(out).values()]
         assert found == [("x", "1"), ("a star with a mark", ""), ("=1+1", "4")]
 
+    def test_a_prompts_record_reaches_a_reward_of_a_configured_detector(
+        self, morl, folder, tmp_path
+    ):
+        for broken in ("cut.png", "empty.jpg", "b.png", "e.png"):
+            (folder / broken).unlink()
+        own = tmp_path / "own.py"
+        own.write_text(DETECTOR)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"objective: {{instruments: {{detector: '{own}:SeesStars'}}}}\n")
+        prompts = tmp_path / "prompts.jsonl"
+        wanted = {"a.png": "star", "c.jpg": "ring", "d.png": "star"}
+        prompts.write_text(
+            "\n".join(
+                f'{{"file": "{name}", "prompt": "{what}", "tag": "t", '
+                f'"include": [{{"class": "{what}", "count": 1}}]}}'
+                for name, what in wanted.items()
+            )
+        )
+        out = tmp_path / "scores.csv"
+        words = ["--prompts", prompts, "--rewards", "geneval", "--out", out]
+        code, _, err = morl(folder, *words, "--config", recipe)
+        assert (code, err.count("error")) == (0, 0)
+        assert {name: row["geneval"] for name, row in table(out).items()} == {
+            "a.png": "1",
+            "c.jpg": "0",
+            "d.png": "1",
+        }
+        prompts.write_text(
+            "x\ny\nz\n".replace("x", '{"prompt": "x"}')
+            .replace("y", '{"prompt": "y"}')
+            .replace("z", '{"prompt": "z"}')
+        )
+        code, _, err = morl(folder, *words, "--config", recipe)
+        assert code == 2
+        assert "geneval reads 'include' of each prompt's record" in err
+
     @pytest.mark.parametrize(
         ("words", "code", "message"),
         [
@@ -146,6 +182,18 @@ def letters(images, prompts):
     counted = torch.tensor([float(len(prompt)) for prompt in prompts])
     return Scores(counted, torch.tensor(["mark" not in prompt for prompt in prompts]))
 '''
+
+
+DETECTOR = """
+from rewards.instruments import Detection
+
+class SeesStars:
+    def __init__(self, device):
+        pass
+
+    def detect(self, images):
+        return [[Detection("star", 0.95, (1, 1, 9, 9))] for _ in images]
+"""
 
 
 class TestBatches:
