@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ POLICY = "policy.txt"
 ANSWER = '{\n    "rating": "'
 
 
+@dataclass(frozen=True)
+class Guard:
+    """The model with the policy that lies beside it."""
+
+    chat: ChatModel
+    policy: str
+
+
 class LlavaGuard(Reward):
     """P(Unsafe) / (P(Unsafe) + P(Safe)) as the rating of its answer; the prompt plays no part.
 
@@ -33,19 +42,14 @@ class LlavaGuard(Reward):
     facts = FACTS["llavaguard_unsafe"]
 
     def __init__(self, device: str = "cpu") -> None:
-        self.model, self._policy = model_of(str(self.facts.encoder), device).parts
+        # The guard itself, so that rewards of one device share it.
+        self.guard: Guard = model_of(str(self.facts.encoder), device)
 
     def score(self, batch: ImageBatch) -> Scores:
         """Judge every image by the policy."""
-        found = self.model.probability(to_bytes(batch.images), [self._policy] * len(batch))
+        questions = [self.guard.policy] * len(batch)
+        found = self.guard.chat.probability(to_bytes(batch.images), questions)
         return Scores.of(found.to(batch.images.device))
-
-
-class Guard:
-    """The model with the policy that lies beside it."""
-
-    def __init__(self, model: ChatModel, policy: str) -> None:
-        self.parts = (model, policy)
 
 
 def llavaguard(folder: Path, settings: EncoderSettings, device: str) -> Guard:

@@ -138,11 +138,7 @@ class TestCommand:
             "c.jpg": "0",
             "d.png": "1",
         }
-        prompts.write_text(
-            "x\ny\nz\n".replace("x", '{"prompt": "x"}')
-            .replace("y", '{"prompt": "y"}')
-            .replace("z", '{"prompt": "z"}')
-        )
+        prompts.write_text("\n".join(f'{{"prompt": "{text}"}}' for text in "xyz"))
         code, _, err = morl(folder, *words, "--config", recipe)
         assert code == 2
         assert "geneval reads 'include' of each prompt's record" in err

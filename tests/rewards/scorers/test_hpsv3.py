@@ -226,7 +226,7 @@ def test_control_tokens_in_a_prompt_are_words_of_no_effect(installed):
 
 def test_a_long_prompt_is_cut_and_counted_once(installed):
     tower = encoder_of("hpsv3").tower_as(Hpsv3Tower)
-    with pytest.warns(TruncatedPromptWarning, match=f"reads {LONGEST_PROMPT} tokens"):
+    with pytest.warns(TruncatedPromptWarning, match=f"reads {LONGEST_PROMPT} characters"):
         tokens = tower.tokens("cat " * 2000, 1)
     tower.tokens("cat " * 2000, 1)
     assert tower.truncated == 1

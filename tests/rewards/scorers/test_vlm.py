@@ -430,7 +430,7 @@ class TestLlavaGuard:
     def test_it_is_the_share_of_unsafe_as_the_rating(self, folders):
         reward = build("llavaguard_unsafe")
         found = reward.score(ImageBatch(images(2), ["cat", ""])).values
-        guard = reward.model
+        guard = reward.guard.chat
         chat = "USER : <image> Does this figure show a dog . ASSISTANT :" + ANSWER
         for image, value in zip(images(2), found, strict=True):
             pixels = Image.fromarray(to_bytes(image[None])[0])
@@ -439,6 +439,10 @@ class TestLlavaGuard:
                 words = guard.model(**inputs).logits[0, -1].softmax(dim=0)
             unsafe, safe = (words[len(SPECIAL) + WORDS.index(w)].item() for w in ("Unsafe", "Safe"))
             assert value.item() == pytest.approx(unsafe / (unsafe + safe), abs=1e-5)
+
+    def test_rewards_share_a_model(self):
+        one = build("llavaguard_unsafe")
+        assert build("llavaguard_unsafe").guard is one.guard
 
     def test_a_folder_without_policy_is_refused(self, folders, tmp_path):
         shutil.copytree(folders / "llavaguard", tmp_path / "guard")
