@@ -6,12 +6,18 @@ import re
 from typing import Any
 
 from rewards.checkpoints import CheckpointError
-from rewards.layouts import State, collapsed
+from rewards.layouts import (
+    Renaming,
+    State,
+    collapsed,
+    dropped,
+    renamed,
+    replacing,
+    without_positions,
+)
 
 _HEAD_WIDTH = 64
 _EYE, _READER, _MLP = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
-# Trained for retrieval; no score reads them.
-_UNUSED = ("blip.vision_proj.", "blip.text_proj.")
 _WHOLE = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",
@@ -30,37 +36,36 @@ _PARTS = {
 }
 
 
+def _of_eye(key: str) -> str:
+    inner = key.removeprefix(_EYE)
+    if inner in _WHOLE:
+        return "vision_model." + _WHOLE[inner]
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", inner)
+    if not found or found[2] not in _PARTS:
+        raise CheckpointError(f"tensor {key!r} has no place in ImageReward's image side")
+    return f"vision_model.encoder.layers.{found[1]}.{_PARTS[found[2]]}.{found[3]}"
+
+
+_TABLE: dict[str, Renaming] = {
+    # Trained for retrieval; no score reads them.
+    "blip.vision_proj.": dropped,
+    "blip.text_proj.": dropped,
+    _EYE: _of_eye,
+    _READER: replacing("blip.", ""),
+    _MLP: replacing("", ""),
+}
+
+
 def image_reward_to_transformers(state: State) -> State:
     """Weights of ImageReward: `vision_model`, `text_encoder` (BlipTextModel) and an affine `head`.
 
     The five layers of its MLP have no activation between them and are stored as the one map that
     they amount to. Raises CheckpointError naming a tensor that has no place.
     """
-    converted: State = {}
-    mlp: State = {}
-    for key, tensor in state.items():
-        if key.startswith(_UNUSED) or key.endswith("embeddings.position_ids"):
-            continue
-        if key.startswith(_EYE):
-            converted["vision_model." + _of_eye(key)] = tensor
-        elif key.startswith(_READER):
-            converted[key.removeprefix("blip.")] = tensor
-        elif key.startswith(_MLP):
-            mlp[key.removeprefix(_MLP)] = tensor
-        else:
-            raise CheckpointError(f"tensor {key!r} has no place in ImageReward")
+    converted = renamed(without_positions(state), _TABLE, "ImageReward")
+    mlp = {name: converted.pop(name) for name in list(converted) if name.startswith(_MLP)}
     head = collapsed(mlp)
     return {**converted, "head.weight": head["weight"], "head.bias": head["bias"]}
-
-
-def _of_eye(key: str) -> str:
-    inner = key.removeprefix(_EYE)
-    if inner in _WHOLE:
-        return _WHOLE[inner]
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", inner)
-    if not found or found[2] not in _PARTS:
-        raise CheckpointError(f"tensor {key!r} has no place in ImageReward's image side")
-    return f"encoder.layers.{found[1]}.{_PARTS[found[2]]}.{found[3]}"
 
 
 def image_reward_config(state: State) -> dict[str, Any]:

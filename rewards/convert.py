@@ -24,6 +24,7 @@ from rewards.blip_layout import image_reward_config, image_reward_to_transformer
 from rewards.checkpoints import CHECKPOINTS, Checkpoint, CheckpointError, home, how_to_get
 from rewards.errors import nearest
 from rewards.head_table import HEADS, Head
+from rewards.hpsv3_layout import hpsv3_config, hpsv3_to_transformers
 from rewards.layouts import (
     State,
     alexnet_trunk,
@@ -44,8 +45,10 @@ LAYOUTS: dict[str, Callable[[State], tuple[State, dict[str, Any] | None]]] = {
     "transformers": lambda state: (state, None),
     "open_clip": lambda state: (open_clip_to_transformers(state), open_clip_config(state)),
     "image_reward": lambda state: (image_reward_to_transformers(state), image_reward_config(state)),
+    "hpsv3": lambda state: (hpsv3_to_transformers(state), hpsv3_config(state)),
     "mps": lambda state: (mps_to_transformers(state), mps_config(state)),
     "alexnet": lambda state: (alexnet_trunk(state), {"model_type": "alexnet"}),
+    "inception": lambda state: (state, {"model_type": "inception_v3"}),
     "lpips": lambda state: ({f"lin{i}": lpips_channels(state, i) for i in range(5)}, None),
     "affine": lambda state: (collapsed(state), None),
     "as_is": lambda state: (state, None),
@@ -79,10 +82,11 @@ def convert(
         raise CheckpointError(
             f"{path} has not the layout {row.layout!r} of {name}: {error!r}"
         ) from error
-    if isinstance(row, Checkpoint) and row.beside and not (path.parent / row.beside).is_file():
+    beside = row.beside if isinstance(row, Checkpoint) else ()
+    if missing := [file for file in beside if not (path.parent / file).is_file()]:
         raise CheckpointError(
-            f"{name}: put {row.beside} of {row.beside_origin[0]} beside {path.name}, in "
-            f"{path.parent}; get both with `{how_to_get(row)}`"
+            f"{name}: put {', '.join(missing)} of {CHECKPOINTS[name].beside_origin[0]} beside "
+            f"{path.name}, in {path.parent}; get all with `{how_to_get(CHECKPOINTS[name])}`"
         )
     card = {
         "format": FORMAT,
@@ -115,7 +119,7 @@ def _write(
                 _copy_beside(beside, fresh, name)
             else:
                 (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-            if extra := CHECKPOINTS[name].beside:
+            for extra in CHECKPOINTS[name].beside:
                 shutil.copyfile(beside / extra, fresh / extra)
         card = {**card, "sha256": _digest(fresh / weights)}
         (fresh / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", "utf-8")

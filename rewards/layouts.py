@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from rewards.checkpoints import CheckpointError
 
 State = dict[str, Tensor]
+Renaming = Callable[[str], str | None]
+"""From a published name to ours; None leaves the tensor out."""
 
 # Width of one attention head where it is not 64: the image side of ViT-H/14.
 _HEAD_WIDTH = {1280: 80}
@@ -43,6 +46,30 @@ _TRANSPOSED = {
     "visual.proj": "visual_projection.weight",
     "text_projection": "text_projection.weight",
 }
+
+
+def renamed(state: State, table: Mapping[str, Renaming], model: str) -> State:
+    """The tensors under our names, each by the first row that its name begins with.
+
+    Raises CheckpointError naming a tensor that no row fits.
+    """
+    converted: State = {}
+    for name, tensor in state.items():
+        rename = next((row for start, row in table.items() if name.startswith(start)), None)
+        if rename is None:
+            raise CheckpointError(f"tensor {name!r} has no place in {model}")
+        if (ours := rename(name)) is not None:
+            converted[ours] = tensor
+    return converted
+
+
+def dropped(name: str) -> None:
+    """What no score reads."""
+
+
+def replacing(start: str, ours: str) -> Renaming:
+    """Another beginning instead of `start`."""
+    return lambda name: ours + name.removeprefix(start)
 
 
 def without_positions(state: State) -> State:

@@ -8,10 +8,18 @@ from typing import Any
 import torch
 
 from rewards.checkpoints import CheckpointError
-from rewards.layouts import State, clip_transformer, without_positions
+from rewards.layouts import (
+    Renaming,
+    State,
+    clip_transformer,
+    renamed,
+    replacing,
+    without_positions,
+)
 
 ROTARY_BASE = 10_000
 _HOST, _CLIP, _CROSS = "mps.", "model.", "cross_model.layers."
+_FREQUENCIES = "rotary_emb.inv_freq"
 # Which of the two blocks of a layer, and its part, against our names.
 _PARTS = {
     "0.fn.norm": "look.norm",
@@ -27,31 +35,29 @@ _PARTS = {
 }
 
 
+def _of_cross(key: str) -> str:
+    found = re.fullmatch(r"(\d+)\.(.+)\.(weight|bias)", key.removeprefix(_CROSS))
+    if not found or found[2] not in _PARTS:
+        raise CheckpointError(f"tensor {key!r} has no place in the cross model of MPS")
+    return f"{_CROSS}{found[1]}.{_PARTS[found[2]]}.{found[3]}"
+
+
+_TABLE: dict[str, Renaming] = {_CROSS: _of_cross, _CLIP: replacing(_CLIP, "")}
+
+
 def mps_to_transformers(state: State) -> State:
     """Weights of MPS: those of a CLIPModel, and `cross_model`.
 
     Raises CheckpointError naming a tensor that has no place, or rotary frequencies that are not
     the ones which are computed.
     """
-    converted: State = {}
+    learned: State = {}
     for name, tensor in without_positions(state).items():
-        key = name.removeprefix(_HOST)
-        if key.endswith("rotary_emb.inv_freq"):
+        if name.endswith(_FREQUENCIES):
             _require_frequencies(name, tensor)
-        elif key.startswith(_CROSS):
-            converted[_of_cross(key)] = tensor
-        elif key.startswith(_CLIP):
-            converted[key.removeprefix(_CLIP)] = tensor
         else:
-            raise CheckpointError(f"tensor {name!r} has no place in MPS")
-    return converted
-
-
-def _of_cross(key: str) -> str:
-    found = re.fullmatch(r"(\d+)\.(.+)\.(weight|bias)", key.removeprefix(_CROSS))
-    if not found or found[2] not in _PARTS:
-        raise CheckpointError(f"tensor {key!r} has no place in the cross model of MPS")
-    return f"{_CROSS}{found[1]}.{_PARTS[found[2]]}.{found[3]}"
+            learned[name.removeprefix(_HOST)] = tensor
+    return renamed(learned, _TABLE, "MPS")
 
 
 def _require_frequencies(name: str, found: torch.Tensor) -> None:

@@ -65,31 +65,46 @@ class PixelPlan:
     def resized(self, images: Images) -> Float[Tensor, "batch 3 size size"]:
         """Images of `size` x `size` in [0, 1], before normalising."""
         height, width = images.shape[2:]
-        if max(height, width) > LARGEST_ASPECT * min(height, width):
-            raise PixelError(
-                f"`images` may be at most {LARGEST_ASPECT} times as long as wide; got "
-                f"{height} x {width}"
-            )
-        if self.mode == "exact":
-            if images.requires_grad and torch.is_grad_enabled():
-                raise PixelError(
-                    "pixels 'exact' go through PIL and have no gradient; a reward gradient needs "
-                    "pixels 'differentiable' (the default) in the settings of this encoder"
-                )
-            images = _from_bytes(to_bytes(images))
         if self.fit == "pad":
+            images = _checked(images, self.mode)
             return _padded(images, self.size, self.antialias)
         target = (self.size, self.size)
         if self.fit == "crop":
             short = min(height, width)
             target = (int(self.size * height / short), int(self.size * width / short))
-        resize = _resize_by_pil if self.mode == "exact" else _resize
-        return self._cropped(resize(images, target))
+        return self._cropped(resized_to(images, target, self.mode))
 
     def _cropped(self, images: Images) -> Float[Tensor, "batch 3 size size"]:
         spare = [side - self.size for side in images.shape[2:]]
         top, left = (round(s / 2) if self.margin == "even" else s // 2 for s in spare)
         return images[:, :, top : top + self.size, left : left + self.size]
+
+
+def resized_to(images: Images, target: tuple[int, int], mode: PixelMode) -> Resized:
+    """Images of another height and width, bicubic, in [0, 1]; `mode` as in `PixelPlan`.
+
+    Raises PixelError for slivers, and where `mode` cannot give the gradient.
+    """
+    images = _checked(images, mode)
+    return _resize_by_pil(images, target) if mode == "exact" else _resize(images, target)
+
+
+def _checked(images: Images, mode: PixelMode) -> Images:
+    """The images that are resized: of 8 bits where PIL does it."""
+    height, width = images.shape[2:]
+    if max(height, width) > LARGEST_ASPECT * min(height, width):
+        raise PixelError(
+            f"`images` may be at most {LARGEST_ASPECT} times as long as wide; got "
+            f"{height} x {width}"
+        )
+    if mode != "exact":
+        return images
+    if images.requires_grad and torch.is_grad_enabled():
+        raise PixelError(
+            "pixels 'exact' go through PIL and have no gradient; a reward gradient needs "
+            "pixels 'differentiable' (the default) in the settings of this encoder"
+        )
+    return _from_bytes(to_bytes(images))
 
 
 def to_bytes(images: Images) -> UInt8[np.ndarray, "batch height width 3"]:

@@ -64,6 +64,7 @@ def register(
     high: float = ...,
     higher_is_better: bool = True,
     differentiable: bool = False,
+    reads_prompt: bool = True,
     summary: str = "",
 ) -> Callable[[Callable[..., Any]], UserReward]: ...
 def register(
@@ -75,6 +76,7 @@ def register(
     high: float = float("inf"),
     higher_is_better: bool = True,
     differentiable: bool = False,
+    reads_prompt: bool = True,
     summary: str = "",
 ) -> Any:
     """Declare a function of (images [B,3,H,W] in [0,1], prompts) as a reward.
@@ -99,6 +101,7 @@ def register(
             high=high,
             higher_is_better=higher_is_better,
             differentiable=differentiable,
+            reads_prompt=reads_prompt,
             licence="not stated",
             source=f"{plain.__module__}:{plain.__qualname__}",
         )

@@ -38,6 +38,7 @@ LAYERS = (
         "morl.weight_inputs",
         "morl.inference",
         "morl.report",
+        "morl.scoring",
         "morl.world",
     ),
     ("morl.cli", "morl.__main__"),

@@ -1,7 +1,4 @@
-"""What the toolkit adds to the bare network: whole iterations against a floor of direct calls.
-
-Both are timed in turn in one process, so that the machine's drift cancels in each pair's ratio.
-"""
+"""What the toolkit adds to the bare network: whole iterations against a floor of direct calls."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from experiments.interleaved import paired_ratio, seconds
 from morl.config import load_config
 from morl.diffusion.families import decode
 from morl.diffusion.loading import load_pipeline
@@ -106,7 +103,7 @@ def iteration_ratio(name: str, model: str, pairs: int) -> dict[str, Any]:
     )
     steps: Any = range(pairs + 1)
     trainer.fit(module, torch.utils.data.DataLoader(steps, batch_size=None))
-    return _ratio(timer.toolkit[1:], timer.floor[1:])
+    return paired_ratio(timer.toolkit[1:], timer.floor[1:])
 
 
 def floor(name: str, bare: Bare, parts: Assembly, prompts: list[str]) -> None:
@@ -156,9 +153,9 @@ def replay_ratio(model: str, pairs: int) -> dict[str, Any]:
 
     toolkit, direct = [], []
     for _ in range(pairs + 1):
-        toolkit.append(_seconds(replay))
-        direct.append(_seconds(lambda: bare.forward().mean().backward()))
-    return _ratio(toolkit[1:], direct[1:])
+        toolkit.append(seconds(replay))
+        direct.append(seconds(lambda: bare.forward().mean().backward()))
+    return paired_ratio(toolkit[1:], direct[1:])
 
 
 class _Timer(Callback):
@@ -185,28 +182,7 @@ class _Timer(Callback):
     ) -> None:
         self.toolkit.append(time.perf_counter() - self._start)
         with torch.enable_grad():
-            self.floor.append(_seconds(self._floor_step))
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def _ratio(toolkit: list[float], floor_times: list[float]) -> dict[str, Any]:
-    """Median of the paired ratios with a bootstrap interval of that median."""
-    ratios = np.asarray(toolkit) / np.asarray(floor_times)
-    draws = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return {
-        "ratio": float(np.median(ratios)),
-        "low": float(low),
-        "high": float(high),
-        "seconds": float(np.median(toolkit)),
-        "floor_seconds": float(np.median(floor_times)),
-        "pairs": len(ratios),
-    }
+            self.floor.append(seconds(self._floor_step))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out must end in {', '.join(SUFFIXES)}; got {arguments.out}")
     require_writable(arguments.out.parent)
     from morl.inference import load
-    from morl.training.assemble import choose_device
+    from morl.training.device import choose_device
 
     slider = load(arguments.run_or_file, device=choose_device("auto"))
     sampler = {"steps": arguments.steps, "guidance": arguments.guidance}

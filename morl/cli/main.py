@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measure the front of a run on held-out prompts",
     "generate": "draw images at a weight vector, or a strip along the slider",
     "export": "write a plain LoRA for one weight vector",
+    "score": "score a folder of images by any rewards, as a table",
     "report": "write the one-file HTML report of a run",
     "rewards": "list the rewards, or describe one",
     "algorithms": "list the algorithms, or describe one and its settings",

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import torch
 from diffusers import DiffusionPipeline
 
+from morl.config.scorers import configure_scorers
 from morl.config.tree import Config
 from morl.diffusion.families import Family, family_of
 from morl.diffusion.loading import base_identity, load_pipeline
 from morl.diffusion.prompts import PromptCache
 from morl.lora.conditioned import ConditionedAdapter
+from morl.prompts import records
 from morl.randomness import generator
+from morl.training.device import choose_device
 from morl.training.ledger import Ledger
 from morl.training.sampler import Sampler
-from rewards import encoder_settings, instruments, judge_settings
 from rewards.calibration import Calibration
 from rewards.evaluate import BoundObjective
 from rewards.objective import Objective
@@ -44,12 +46,7 @@ class Assembly:
 def assemble(config: Config) -> Assembly:
     """Load everything that a run needs; the configuration has been checked before."""
     device = choose_device(config.training.accelerator)
-    for name, settings in config.objective.encoders.items():
-        encoder_settings.configure(name, settings)
-    for name, judge in config.objective.judges.items():
-        judge_settings.configure(name, judge)
-    for kind, maker in config.objective.instruments.items():
-        instruments.provide(kind, maker)
+    configure_scorers(config.objective)
     pipe = load_pipeline(
         config.base.model,
         revision=config.base.revision,
@@ -80,13 +77,6 @@ def assemble(config: Config) -> Assembly:
     return Assembly(config, pipe, identity, family, adapter, objective, bound, sampler, ledger)
 
 
-def choose_device(accelerator: str) -> str:
-    """`auto` takes a GPU where there is one."""
-    if accelerator == "cpu":
-        return "cpu"
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @torch.no_grad()
 def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calibration:
     """Mean and std of each maximised expression on the base model's images, frozen for the run.
@@ -101,7 +91,8 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
         rollout = parts.sampler.sample(part, weights, noise, reference=True)
-        raw.append(parts.bound.panel(ImageBatch(parts.sampler.decode(rollout.final), part)))
+        images = parts.sampler.decode(rollout.final)
+        raw.append(parts.bound.panel(ImageBatch(images, part, records(part))))
     parts.bound.fit(raw)
     tables = [parts.bound.table(table) for table in raw]
     rewards = torch.cat([table.rewards for table in tables])

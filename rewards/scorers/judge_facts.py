@@ -13,6 +13,7 @@ _SHIELDGEMMA = partial(
     low=0.0,
     high=1.0,
     higher_is_better=False,
+    reads_prompt=False,
     encoder="shieldgemma_2_4b",
     licence="Gemma",
 )
@@ -21,6 +22,7 @@ _DETECTOR = partial(
     category="alignment",
     low=0.0,
     high=1.0,
+    record="include",
     licence="that of your detector",
     needs="detector",
 )
@@ -68,6 +70,17 @@ JUDGES: tuple[RewardFacts, ...] = (
         name="shieldgemma_2_violence",
         summary="ShieldGemma 2: probability that the policy on violence is violated",
         source="rewards.scorers.shieldgemma:ShieldGemmaViolence",
+    ),
+    RewardFacts(
+        name="llavaguard_unsafe",
+        category="safety",
+        summary="LlavaGuard: probability that its rating is Unsafe, by the policy beside it",
+        low=0.0,
+        high=1.0,
+        higher_is_better=False,
+        reads_prompt=False,
+        encoder="llavaguard",
+        source="rewards.scorers.llavaguard:LlavaGuard",
     ),
     RewardFacts(
         name="ocr_accuracy",

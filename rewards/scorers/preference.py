@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rewards.facts_table import FACTS
 from rewards.reward import ImageBatch, Scores
 from rewards.scorers.blip_tower import BlipTower
 from rewards.scorers.clip_tower import logit_scale
 from rewards.scorers.heads import Values
+from rewards.scorers.hpsv3_tower import Hpsv3Tower
 from rewards.scorers.mps_tower import MpsTower
 from rewards.scorers.on_encoder import OnEncoder, Similarity
 
@@ -62,6 +65,25 @@ class ImageReward(OnEncoder):
     def score(self, batch: ImageBatch) -> Scores:
         rating = self._blip.rate(self.encoder.image_features(batch), batch.prompts)
         return Scores.of((rating - IMAGE_REWARD_MEAN) / IMAGE_REWARD_STD)
+
+
+class HpsV3(OnEncoder):
+    """Mean of the score, with the deviation that the model itself states of it as `std`.
+
+    That travels as an ensemble's disagreement does: an objective's pessimism lowers the score by
+    it. It is trained as the spread of people's choices, and not as doubt on unlike images.
+    Source: arXiv 2508.03789.
+    """
+
+    facts = FACTS["hpsv3"]
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        self._tower = self.encoder.tower_as(Hpsv3Tower)
+
+    def score(self, batch: ImageBatch) -> Scores:
+        mean, std = self._tower.rate(self.encoder.image_features(batch), batch.prompts)
+        return replace(Scores.of(mean), std=std)
 
 
 class Mps(OnEncoder):

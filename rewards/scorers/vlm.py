@@ -48,17 +48,27 @@ class YesNoModel(Protocol):
 class ChatModel:
     """A frozen image-text-to-text model of transformers with its own processor and chat template.
 
-    `micro_batch` questions at most go through at once. `truncated` counts prompts that were cut.
+    `micro_batch` questions at most go through at once. `start` is put into the model's mouth: what
+    it would say next is judged. `answers`: tokens of the answers for and against, otherwise those
+    of `YES` and `NO`.
     """
 
-    def __init__(self, model: Any, processor: Any, micro_batch: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        micro_batch: int | None = None,
+        start: str = "",
+        answers: tuple[list[int], list[int]] | None = None,
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.processor = processor
         self.micro_batch = micro_batch
         tokenizer = processor.tokenizer
         # Padding on the left would move a prompt's positions with the length of its batch mates.
         tokenizer.padding_side = "right"
-        self._yes, self._no = (_tokens(tokenizer, words) for words in (YES, NO))
+        self._start = start
+        self._yes, self._no = answers or (_tokens(tokenizer, YES), _tokens(tokenizer, NO))
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = {*special, *filter(None, [vars(processor).get("image_token")])}
 
@@ -99,7 +109,7 @@ class ChatModel:
         chat: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        return chat
+        return chat + self._start
 
 
 def chat_model(folder: Path, settings: EncoderSettings, device: str) -> ChatModel:

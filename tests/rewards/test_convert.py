@@ -196,8 +196,8 @@ class TestErrors:
             convert("hpsv2", tmp_path / "x.pt")
 
     def test_an_unknown_name_has_a_nearest_one(self, tmp_path):
-        with pytest.raises(CheckpointError, match="nearest: 'hpsv2"):
-            convert("hpsv3", tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match="nearest: 'hpsv3"):
+            convert("hpsv4", tmp_path / "x.pt")
 
     def test_no_file(self, tmp_path):
         with pytest.raises(CheckpointError, match="converted from HPS_v2_compressed"):

@@ -5,6 +5,7 @@ The truth is the model itself, run on one question without padding, its whole vo
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -40,11 +41,13 @@ from rewards.pixels import to_bytes
 from rewards.registry import build, facts_of
 from rewards.reward import ImageBatch
 from rewards.scorers.clip_tower import TruncatedPromptWarning
+from rewards.scorers.llavaguard import ANSWER, ratings
 from rewards.scorers.vlm import LONGEST_PROMPT, model_of
 
 WORDS = (
     *("Does", "this", "figure", "show", '"', '"?', "Please", "answer", "yes", "or", "Yes", "No"),
     *("a", "red", "blue", "cat", "dog", "USER", "ASSISTANT", ":", ".", "No_", "content"),
+    *("{", "rating", '":', "Safe", "Unsafe"),
 )
 SPECIAL = (
     "<pad>",
@@ -182,6 +185,8 @@ def folders(tmp_path_factory) -> Path:
         llava(home / "vlm")
         qwen2_vl(home / "qwen2_vl")
         shieldgemma(home / "shieldgemma_2_4b")
+        llava(home / "llavaguard")
+    (home / "llavaguard" / "policy.txt").write_text("Does this figure show a dog .\n")
     return home
 
 
@@ -419,3 +424,41 @@ class TestFolders:
 def copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
+
+
+class TestLlavaGuard:
+    def test_it_is_the_share_of_unsafe_as_the_rating(self, folders):
+        reward = build("llavaguard_unsafe")
+        found = reward.score(ImageBatch(images(2), ["cat", ""])).values
+        guard = reward.guard.chat
+        chat = "USER : <image> Does this figure show a dog . ASSISTANT :" + ANSWER
+        for image, value in zip(images(2), found, strict=True):
+            pixels = Image.fromarray(to_bytes(image[None])[0])
+            inputs = guard.processor(text=[chat], images=[pixels], return_tensors="pt")
+            with torch.no_grad():
+                words = guard.model(**inputs).logits[0, -1].softmax(dim=0)
+            unsafe, safe = (words[len(SPECIAL) + WORDS.index(w)].item() for w in ("Unsafe", "Safe"))
+            assert value.item() == pytest.approx(unsafe / (unsafe + safe), abs=1e-5)
+
+    def test_rewards_share_a_model(self):
+        one = build("llavaguard_unsafe")
+        assert build("llavaguard_unsafe").guard is one.guard
+
+    def test_a_folder_without_policy_is_refused(self, folders, tmp_path):
+        shutil.copytree(folders / "llavaguard", tmp_path / "guard")
+        (tmp_path / "guard" / "policy.txt").unlink()
+        configure("llavaguard", EncoderSettings(folder=str(tmp_path / "guard")))
+        with pytest.raises(CheckpointError, match=r"policy\.txt: no policy that can be read"):
+            build("llavaguard_unsafe")
+
+    def test_ratings_that_no_token_tells_apart(self):
+        vocabulary = {"<unk>": 0, "{": 1}
+        plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        plain.pre_tokenizer = pre_tokenizers.Whitespace()
+        with pytest.raises(CheckpointError, match="no tokens that tell Unsafe from Safe"):
+            ratings(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>"))
+
+    def test_absent_weights_say_how_to_get_them(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("MORL_REWARDS_HOME", str(tmp_path))
+        with pytest.raises(CheckpointError, match=r"hf download AIML-TUDA.*policy\.txt"):
+            build("llavaguard_unsafe")

@@ -1,0 +1,1 @@
+"""Does a scorer more on a shared encoder cost anything?"""

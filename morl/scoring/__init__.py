@@ -1,0 +1,1 @@
+"""Scores of a folder of images: what `morl score` does, from files to a table."""
