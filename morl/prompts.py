@@ -1,9 +1,11 @@
-"""Prompts of a run: a file with one prompt a line, or the embedded world's own grammar."""
+"""Prompts of a run: a file with one prompt a line, records, or the embedded world's own grammar."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from morl.errors import DataError
 
@@ -14,13 +16,72 @@ WORLD_HELD_OUT_PROMPTS = 1024
 MAX_CHARACTERS = 10_000  # far beyond what any text encoder reads; longer lines are not prompts
 
 
+class Prompt(str):
+    """A prompt with what its file says of it, such as the objects that GenEval looks for.
+
+    It is the text wherever a text is read, so that a record costs the code between file and reward
+    nothing; `records` takes it out again. Equality is that of the text.
+    """
+
+    record: Mapping[str, Any]
+
+    def __new__(cls, text: str, record: Mapping[str, Any] | None = None) -> Prompt:
+        prompt = super().__new__(cls, text)
+        prompt.record = record or {}
+        return prompt
+
+
+def records(prompts: Sequence[str]) -> list[Mapping[str, Any]] | None:
+    """The record of each prompt, as `ImageBatch.metadata`: {} for one without, None for none."""
+    if not any(isinstance(prompt, Prompt) for prompt in prompts):
+        return None
+    return [prompt.record if isinstance(prompt, Prompt) else {} for prompt in prompts]
+
+
 def read_prompts(path: str | Path) -> list[str]:
-    """Read a UTF-8 file with one prompt a line.
+    """Read a UTF-8 file with one prompt a line, or a .jsonl of records that hold a `prompt`.
 
     A byte order mark and Windows line ends are accepted; blank lines, and comments that begin with
-    "# ", are passed over. Raises DataError, with the line number, for a missing or empty file,
-    bytes that are not UTF-8, control characters, or a line beyond `MAX_CHARACTERS`.
+    "# ", are passed over. A record's other fields travel with its prompt. Raises DataError, with
+    the line number, for a missing or empty file, bytes that are not UTF-8, control characters, a
+    line beyond `MAX_CHARACTERS`, or what is no record with a `prompt`.
     """
+    if Path(path).suffix == ".jsonl":
+        return [as_prompt(record, place) for record, place in read_records(path)]
+    prompts = [text for text, _ in _lines(path) if not text.startswith("# ") and text != "#"]
+    if not prompts:
+        raise DataError(f"prompts {str(path)!r}: no prompt in it; write one a line")
+    return prompts
+
+
+def read_records(path: str | Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each JSON object of a .jsonl file, and how a message names its place."""
+    empty = True
+    for line, place in _lines(path):
+        empty = False
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise DataError(f'{place}: must be an object, like {{"prompt": ...}}; got {line[:60]}')
+        yield record, place
+    if empty:
+        raise DataError(f"prompts {str(path)!r}: no record in it; write one a line")
+
+
+def as_prompt(record: Mapping[str, Any], place: str) -> Prompt:
+    """The `prompt` of a record with its other fields; DataError where there is none."""
+    text = record.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(
+            f"{place}: needs a text `prompt`; got {text!r}, and the keys {', '.join(record)}"
+        )
+    return Prompt(text.strip(), {key: value for key, value in record.items() if key != "prompt"})
+
+
+def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Every line that is not blank, and how a message names its place."""
     file = Path(path)
     if not file.is_file():
         kind = "a folder, not a file" if file.is_dir() else "no such file"
@@ -29,14 +90,10 @@ def read_prompts(path: str | Path) -> list[str]:
         raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise DataError(f"prompts {str(path)!r}: cannot be read: {error.strerror}") from error
-    prompts = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
-        prompt = _decode(line, f"prompts {str(path)!r}, line {number}").strip()
-        if prompt and not prompt.startswith("# ") and prompt != "#":
-            prompts.append(prompt)
-    if not prompts:
-        raise DataError(f"prompts {str(path)!r}: no prompt in it; write one a line")
-    return prompts
+        place = f"prompts {str(path)!r}, line {number}"
+        if text := _decode(line, place).strip():
+            yield text, place
 
 
 def _decode(line: bytes, place: str) -> str:

@@ -30,6 +30,10 @@ class RewardFacts:
     higher_is_better: bool = True
     differentiable: bool = False
     granularity: Granularity = "sample"
+    reads_prompt: bool = True
+    """False where a score is of the image alone, whatever was asked for."""
+    record: str = ""
+    """The field of a prompt's record that it reads, `ImageBatch.metadata`; empty: none."""
     encoder: str | None = None
     """Name of the shared encoder that the scorer reads; None: it reads pixels."""
     licence: str = "Apache-2.0"

@@ -16,6 +16,7 @@ _ROWS = (
         category="quality",
         summary="minus the size of the image as a JPEG file of quality 95, kB",
         high=0.0,
+        reads_prompt=False,
         source=_QUALITY + "JpegCompressibility",
     ),
     RewardFacts(
@@ -25,6 +26,7 @@ _ROWS = (
         low=0.0,
         high=1.168,
         differentiable=True,
+        reads_prompt=False,
         source=_QUALITY + "Colorfulness",
     ),
     RewardFacts(
@@ -34,6 +36,7 @@ _ROWS = (
         low=0.0,
         high=1.0,
         differentiable=True,
+        reads_prompt=False,
         source=_QUALITY + "Saturation",
     ),
     RewardFacts(
@@ -43,6 +46,7 @@ _ROWS = (
         low=0.0,
         high=1.0,
         differentiable=True,
+        reads_prompt=False,
         source=_QUALITY + "Brightness",
     ),
     RewardFacts(
@@ -52,6 +56,7 @@ _ROWS = (
         low=0.0,
         high=0.5,
         differentiable=True,
+        reads_prompt=False,
         source=_QUALITY + "Contrast",
     ),
     RewardFacts(
@@ -61,6 +66,7 @@ _ROWS = (
         low=0.0,
         high=4.0,
         differentiable=True,
+        reads_prompt=False,
         source=_QUALITY + "Sharpness",
     ),
     RewardFacts(
@@ -69,6 +75,7 @@ _ROWS = (
         summary="embedded world: rating learned from few noisy labels, ensemble",
         differentiable=True,
         encoder="shapes_clip",
+        reads_prompt=False,
         source=_SHAPES + "ShapesAesthetic",
     ),
     RewardFacts(
@@ -87,6 +94,7 @@ _ROWS = (
         summary="embedded world: Bradley-Terry utility learned from noisy pairs, ensemble",
         differentiable=True,
         encoder="shapes_clip",
+        reads_prompt=False,
         source=_SHAPES + "ShapesPreference",
     ),
     RewardFacts(
@@ -107,6 +115,7 @@ _ROWS = (
         low=0.0,
         high=1.0,
         gold=True,
+        reads_prompt=False,
         source=_GOLD + "GoldAesthetic",
     ),
     RewardFacts(
@@ -125,6 +134,7 @@ _ROWS = (
         low=0.0,
         high=1.0,
         gold=True,
+        reads_prompt=False,
         source=_GOLD + "GoldPreference",
     ),
     RewardFacts(

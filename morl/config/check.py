@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
 from morl.config.tree import Config
 from morl.errors import ConfigError, DataError
-from morl.prompts import WORLD, read_prompts
+from morl.prompts import WORLD, read_prompts, records
 from rewards import instruments, judge_settings
 from rewards.errors import RewardError, nearest
 from rewards.objective import Objective
@@ -167,16 +167,36 @@ def _region_problems(config: Config) -> Iterator[str]:
 def _data_problems(config: Config) -> Iterator[str]:
     prompts = config.prompts
     for key, source in (("train", prompts.train), ("held_out", prompts.held_out)):
-        if source != WORLD:
-            try:
-                read_prompts(source)
-            except DataError as error:
-                yield f"prompts.{key}: {error}"
+        try:
+            asked = [] if source == WORLD else read_prompts(source)
+        except DataError as error:
+            yield f"prompts.{key}: {error}"
+        else:
+            yield from (f"prompts.{key}: {problem}" for problem in _lacking(config, asked))
     if prompts.train == prompts.held_out != WORLD:
         yield "prompts.held_out: the same file as prompts.train; evaluation needs unseen prompts"
     for key, file in (("init_from", config.adapter.init_from), ("beside", config.adapter.beside)):
         if file is not None and not Path(file).is_file():
             yield f"adapter.{key}: no such file: {file} (looked for {Path(file).absolute()})"
+
+
+def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
+    """Rewards that read a record which no prompt has."""
+    held = {field for record in records(prompts) or () for field in record}
+    for leaf in _leaves(config):
+        record = "" if _unknown(leaf) else facts_of(leaf).record
+        if record and record not in held:
+            yield (
+                f"{leaf} reads {record!r} of each prompt's record, and no prompt has it; give a "
+                ".jsonl whose lines hold it beside `prompt`"
+            )
+
+
+def _leaves(config: Config) -> tuple[str, ...]:
+    try:
+        return Objective.from_dict(config.objective.to_objective()).leaves
+    except RewardError:
+        return ()
 
 
 def _without_gradients() -> list[str]:

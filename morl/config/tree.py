@@ -111,10 +111,12 @@ class PromptsConfig:
     """Where prompts come from; the held-out ones are seen by evaluation alone."""
 
     train: str = option(
-        "shapes", "the embedded world's training prompts, or a file with one prompt a line"
+        "shapes",
+        "the embedded world's training prompts, a file with one prompt a line, or a .jsonl of "
+        "records with a `prompt`, whose other fields reach the rewards",
     )
     held_out: str = option(
-        "shapes", "the embedded world's held-out prompts, or a file with one prompt a line"
+        "shapes", "the embedded world's held-out prompts, or a file as for `train`"
     )
 
 

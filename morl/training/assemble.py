@@ -13,6 +13,7 @@ from morl.diffusion.families import Family, family_of
 from morl.diffusion.loading import base_identity, load_pipeline
 from morl.diffusion.prompts import PromptCache
 from morl.lora.conditioned import ConditionedAdapter
+from morl.prompts import records
 from morl.randomness import generator
 from morl.training.ledger import Ledger
 from morl.training.sampler import Sampler
@@ -101,7 +102,8 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
         rollout = parts.sampler.sample(part, weights, noise, reference=True)
-        raw.append(parts.bound.panel(ImageBatch(parts.sampler.decode(rollout.final), part)))
+        images = parts.sampler.decode(rollout.final)
+        raw.append(parts.bound.panel(ImageBatch(images, part, records(part))))
     parts.bound.fit(raw)
     tables = [parts.bound.table(table) for table in raw]
     rewards = torch.cat([table.rewards for table in tables])

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from morl.algorithms.interface import LossOutput
+from morl.prompts import records
 from morl.randomness import generator
 from morl.training.data import TrainingBatch
 from morl.training.ledger import Ledger
@@ -92,7 +93,7 @@ class Collector(ABC):
         """Score images and remember what was seen; rows repeat the batch, as `group` does."""
         groups = group.repeat(len(prompts) // len(group)).tolist()
         with self.ledger.phase("score"):
-            table = self.objective(ImageBatch(images, prompts, group=groups))
+            table = self.objective(ImageBatch(images, prompts, records(prompts), groups))
             scored = self.utility.score(table, weights)
         self.ledger.reward_calls += len(prompts) * len(self.objective.leaves)
         self._seen = Observation.of(table, scored, weights)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.config.tree import Config
+from morl.prompts import records
 from morl.training.assemble import Assembly
 from rewards.evaluate import BoundObjective
 from rewards.expression import Constraint
@@ -84,7 +85,7 @@ def score_images(
             noise[start : start + size],
             reference=weights is None,
         )
-        batch = ImageBatch(parts.sampler.decode(rollout.final), part)
+        batch = ImageBatch(parts.sampler.decode(rollout.final), part, records(part))
         with parts.ledger.phase("score"):
             for space, bound in judge.spaces().items():
                 table = bound(batch)

@@ -27,6 +27,7 @@ _CHECKER = partial(
     RewardFacts,
     category="safety",
     higher_is_better=False,
+    reads_prompt=False,
     encoder="sd_safety_checker",
     licence="CreativeML-OpenRAIL-M",
 )
@@ -37,24 +38,28 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         category="aesthetic",
         summary="rating about 1 to 10 by LAION's improved predictor, which is affine",
         licence="Apache-2.0",
+        reads_prompt=False,
         source=_AESTHETIC + "LaionAestheticV2",
     ),
     _L14(
         name="laion_aesthetic_v1_l14",
         category="aesthetic",
         summary="rating about 0 to 10 by LAION's first linear predictor",
+        reads_prompt=False,
         source=_AESTHETIC + "LaionAestheticV1L14",
     ),
     _B32(
         name="laion_aesthetic_v1_b32",
         category="aesthetic",
         summary="rating about 0 to 10 by LAION's first linear predictor",
+        reads_prompt=False,
         source=_AESTHETIC + "LaionAestheticV1B32",
     ),
     _B16(
         name="laion_aesthetic_v1_b16",
         category="aesthetic",
         summary="rating about 0 to 10 by LAION's first linear predictor",
+        reads_prompt=False,
         source=_AESTHETIC + "LaionAestheticV1B16",
     ),
     _SIGLIP(
@@ -62,6 +67,7 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         category="aesthetic",
         summary="an affine head of your own on SigLIP (see morl rewards convert)",
         licence="that of your head",
+        reads_prompt=False,
         source=_AESTHETIC + "SiglipHead",
     ),
     _L14(
@@ -153,6 +159,7 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         low=-10.0,
         high=10.0,
         higher_is_better=False,
+        reads_prompt=False,
         source=_SAFETY + "LaionNsfwL14",
     ),
     _B32(
@@ -162,6 +169,7 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         low=-10.0,
         high=10.0,
         higher_is_better=False,
+        reads_prompt=False,
         source=_SAFETY + "LaionNsfwB32",
     ),
     _L14(
@@ -172,6 +180,7 @@ REAL_MODELS: tuple[RewardFacts, ...] = (
         high=200.0,
         higher_is_better=False,
         licence="not stated",
+        reads_prompt=False,
         source=_SAFETY + "Q16",
     ),
     _CHECKER(

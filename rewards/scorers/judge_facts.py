@@ -13,6 +13,7 @@ _SHIELDGEMMA = partial(
     low=0.0,
     high=1.0,
     higher_is_better=False,
+    reads_prompt=False,
     encoder="shieldgemma_2_4b",
     licence="Gemma",
 )
@@ -21,6 +22,7 @@ _DETECTOR = partial(
     category="alignment",
     low=0.0,
     high=1.0,
+    record="include",
     licence="that of your detector",
     needs="detector",
 )

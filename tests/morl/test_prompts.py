@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 
 from morl.errors import DataError
-from morl.prompts import MAX_CHARACTERS, load_prompts, read_prompts
+from morl.prompts import MAX_CHARACTERS, Prompt, load_prompts, read_prompts, records
 from rewards.shapes.captions import parse
 from rewards.shapes.scenes import held_out_combinations, train_combinations
 
@@ -46,6 +47,55 @@ def test_a_hash_may_begin_a_prompt(read):
 def test_duplicates_and_any_script_are_kept(read):
     text = "你好\n👩‍👩‍👧\ne\u0301\n=1+1\n<b>x</b>\n你好\n"
     assert read(text.encode()) == text.splitlines()
+
+
+class TestRecords:
+    LINES = b'{"prompt": " a star ", "tag": "one", "n": 2}\n\n{"prompt": "a ring\\nin blue"}\r\n'
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        def write(data: bytes):
+            path = tmp_path / "prompts.jsonl"
+            path.write_bytes(data)
+            return path
+
+        return write
+
+    def test_a_record_travels_with_its_prompt(self, file):
+        prompts = read_prompts(file(self.LINES))
+        assert prompts == ["a star", "a ring\nin blue"]
+        assert records(prompts) == [{"tag": "one", "n": 2}, {}]
+
+    def test_it_survives_what_the_way_to_a_reward_does(self, file):
+        star, ring = read_prompts(file(self.LINES))
+        batch = [star, ring, star, ring, "plain"]
+        assert records(batch[2:]) == [{"tag": "one", "n": 2}, {}, {}]
+        assert hash(star) == hash("a star")
+
+    def test_without_any_record_there_is_no_metadata(self):
+        assert records(["a", "b"]) is None
+
+    def test_it_is_copied_and_sent_to_other_processes_whole(self):
+        again = copy.deepcopy(Prompt("a", {"n": 1}))
+        assert (again, again.record) == ("a", {"n": 1})
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"{}\n", "line 1: needs a text `prompt`; got None"),
+            (
+                b'{"prompt": "a"}\n{"prompt": 3, "tag": 1}',
+                "line 2: .*the keys prompt, tag",
+            ),
+            (b'{"prompt": "  "}', "line 1: needs a text `prompt`"),
+            (b"[1]", r"line 1: must be an object, like .*; got \[1\]"),
+            (b"a star", "line 1: not JSON"),
+            (b"\n", "no record in it"),
+        ],
+    )
+    def test_what_is_no_record_is_named(self, file, data, message):
+        with pytest.raises(DataError, match=message):
+            read_prompts(file(data))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ class TestClaims:
         )
         assert torch.equal(first, second)
 
+    def test_the_prompt_plays_no_part_where_none_is_read(self, name):
+        images = extreme_images()[:3]
+        first, second = (
+            build(name).score(ImageBatch(images, prompts))
+            for prompts in ([PROMPT] * 3, ["", "a blue ring with a mark", "x"])
+        )
+        same = torch.equal(first.values, second.values) and torch.equal(first.valid, second.valid)
+        assert same or facts_of(name).reads_prompt
+
     def test_a_panel_takes_it(self, name):
         images = extreme_images()[:3].requires_grad_()
         table = Panel([build(name)])(ImageBatch(images, [PROMPT] * 3))

@@ -92,6 +92,20 @@ class TestJudgesAndInstruments:
         named = found(self.JUDGED, self.JUDGE, self.DETECTOR)
         assert not [p for p in named if p.startswith("objective.")]
 
+    def test_a_record_that_no_prompt_has_is_missed_before_anything_loads(self, tmp_path):
+        with_record, without = tmp_path / "with.jsonl", tmp_path / "without.jsonl"
+        with_record.write_text('{"prompt": "a", "tag": "counting", "include": []}')
+        without.write_text('{"prompt": "b", "tag": "counting"}')
+        problems = found(
+            "objective.maximize={found: geneval, red: saturation}",
+            self.DETECTOR,
+            f"prompts.train={without}",
+            f"prompts.held_out={with_record}",
+        )
+        said = [p for p in problems if p.startswith("prompts.")]
+        assert len(said) == 1
+        assert "prompts.train: geneval reads 'include' of each prompt's record" in said[0]
+
     def test_every_mistake_is_said(self):
         problems = found(
             "objective.judges={vlm_jugde: {model: m}}",

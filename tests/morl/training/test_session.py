@@ -1,5 +1,6 @@
 """Whole runs on the embedded world: they learn, stop, resume and say what they saw."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -8,10 +9,14 @@ import torch
 
 from morl.config import Config, load_config
 from morl.lora.store import read_adapter
+from morl.prompts import load_prompts
+from morl.training.assemble import assemble
+from morl.training.judge import judge_of, score_images
 from morl.training.module import AlignmentModule
 from morl.training.run import RunDirectory
 from morl.training.session import train
 from morl.training.signals import Stopped
+from morl.training.state import read_calibration
 
 STEPS = 4
 # Closed forms on pixels: a run then costs the network alone.
@@ -124,3 +129,44 @@ def test_rewards_that_are_driven_rise(tmp_path: Path) -> None:
     train(config("draft", *settings), tmp_path / "run", command="test")
     rewards = [record["reward/red"] for record in RunDirectory(tmp_path / "run").metrics.read()]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.5
+
+
+DETECTOR = """
+from rewards.instruments import Detection
+
+class SeesStars:
+    def __init__(self, device):
+        pass
+
+    def detect(self, images):
+        return [[Detection("star", 0.95, (1, 1, 9, 9))] for _ in images]
+"""
+
+
+def test_a_prompts_record_reaches_the_reward_in_training_and_in_judging(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(DETECTOR)
+    for name in ("train", "held_out"):
+        lines = [
+            {"prompt": f"a {wanted}", "tag": name, "include": [{"class": wanted, "count": 1}]}
+            for wanted in ("star", "ring")
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = config(
+        "nft",
+        "objective.maximize={found: geneval, red: saturation}",
+        f"objective.instruments={{detector: '{tmp_path}/own.py:SeesStars'}}",
+        f"prompts.train={tmp_path}/train.jsonl",
+        f"prompts.held_out={tmp_path}/held_out.jsonl",
+        "training.steps=1",
+    )
+    train(asked, tmp_path / "run", command="test")
+    # Half of the base's images and of each batch are asked for what the detector sees everywhere,
+    # so that the batch lies on the base's mean.
+    assert read_calibration(RunDirectory(tmp_path / "run")).mean[0] == pytest.approx(0.5)
+    line = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(line)["reward/found"] == pytest.approx(0)
+    parts = assemble(asked)
+    prompts = load_prompts(asked.prompts.held_out, "held_out", 0)
+    noise = parts.sampler.noise(2, torch.Generator().manual_seed(0))
+    scored = score_images(parts, judge_of(asked, parts, ()), prompts, None, noise)
+    assert scored["proxy"].rewards[:, 0].tolist() == [1.0, 0.0]
