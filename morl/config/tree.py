@@ -112,11 +112,12 @@ class PromptsConfig:
 
     train: str = option(
         "shapes",
-        "the embedded world's training prompts, a file with one prompt a line, or a .jsonl of "
-        "records with a `prompt`, whose other fields reach the rewards",
+        "the embedded world's training prompts, a file with one prompt a line, a .jsonl of records "
+        "with a `prompt`, whose other fields reach the rewards, or a published list by name "
+        "(ddpo_animals, drawbench, geneval, parti, pickapic_test)",
     )
     held_out: str = option(
-        "shapes", "the embedded world's held-out prompts, or a file as for `train`"
+        "shapes", "the embedded world's held-out prompts, or a file or list as for `train`"
     )
 
 
