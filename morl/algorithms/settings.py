@@ -114,6 +114,13 @@ class PolicyGradientSettings:
         high=1,
         source=f"{DDPO}: 1",
     )
+    noise_steps: int | None = option(
+        None,
+        "steps from the start that draw noise and are trained; the later ones are deterministic, "
+        "which keeps their noise out of the image; all of them where omitted",
+        low=1,
+        source="MixGRPO, arXiv 2507.21802: 4 of 25, in a window that moves",
+    )
     clip_range: float = option(
         1.64,
         "trust region of the log-ratio of one step, of the whole latent; divided by its number "
@@ -148,10 +155,16 @@ class PolicyGradientSettings:
                 f"algorithm.timestep_fraction: {self.timestep_fraction} of {steps} steps is less "
                 f"than one step; the least is {1 / steps:.3g}"
             ]
+        if self.noise_steps is not None and self.noise_steps > steps:
+            return [
+                f"algorithm.noise_steps: must be at most base.steps = {steps}; "
+                f"got {self.noise_steps}"
+            ]
         return []
 
     def evaluations(self, steps: int) -> Evaluations:
-        trained = max(1, int(self.timestep_fraction * steps)) * self.inner_epochs
+        chosen = max(1, int(self.timestep_fraction * steps))
+        trained = min(chosen, self.noise_steps or steps) * self.inner_epochs
         reference = trained if self.kl_coef else 0
         return Evaluations(forward=steps + reference, backward=trained)
 

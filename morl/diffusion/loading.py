@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers.utils.logging
 import torch
@@ -30,11 +30,13 @@ def load_pipeline(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    decode: Literal["whole", "sliced", "tiled"] = "whole",
 ) -> DiffusionPipeline:
     """Return a frozen pipeline in eval mode whose scheduler can be recorded.
 
     model: "shapes" (the embedded world), a folder in diffusers layout, or a Hub id; revision: of a
-    Hub id; dtype: of everything but the autoencoder, which stays fp32. A scheduler that is neither
+    Hub id; dtype: of everything but the autoencoder, which stays fp32; decode: image by image
+    (sliced) or in overlapping tiles, to save memory. A scheduler that is neither
     DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
     safety is a reward or a constraint here. Raises DataError if the model cannot be had,
     IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
@@ -71,6 +73,10 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     family_of(pipe)
+    if decode == "sliced":
+        pipe.vae.enable_slicing()
+    elif decode == "tiled":
+        pipe.vae.enable_tiling()
     pipe.to(device)
     return pipe
 

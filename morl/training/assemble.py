@@ -16,6 +16,7 @@ from morl.lora.conditioned import ConditionedAdapter
 from morl.prompts import records
 from morl.randomness import generator
 from morl.training.ledger import Ledger
+from morl.training.micro_batch import MicroBatch
 from morl.training.sampler import Sampler
 from rewards import encoder_settings, instruments, judge_settings
 from rewards.calibration import Calibration
@@ -56,6 +57,7 @@ def assemble(config: Config) -> Assembly:
         revision=config.base.revision,
         dtype=getattr(torch, config.base.dtype),
         device=device,
+        decode=config.base.decode,
     )
     family = family_of(pipe)
     identity = base_identity(pipe)
@@ -66,16 +68,20 @@ def assemble(config: Config) -> Assembly:
         seed=config.training.seed,
         pipe=pipe,
     )
+    if config.base.gradient_checkpointing:
+        adapter.enable_gradient_checkpointing()
     objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(
         pipe,
         family,
         adapter,
-        PromptCache(pipe, family),
+        PromptCache(pipe, family, offload=config.base.offload_text_encoders),
         ledger,
         steps=config.base.steps,
         guidance=config.base.guidance,
+        size=None if config.base.size is None else (config.base.size, config.base.size),
+        micro=MicroBatch(config.training.micro_batch),
     )
     bound = objective.bind(device=device)
     return Assembly(config, pipe, identity, family, adapter, objective, bound, sampler, ledger)
@@ -101,8 +107,7 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
         part = chosen[start : start + size]
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
-        rollout = parts.sampler.sample(part, weights, noise, reference=True)
-        images = parts.sampler.decode(rollout.final)
+        images = parts.sampler.decode(parts.sampler.sample(part, weights, noise, reference=True))
         raw.append(parts.bound.panel(ImageBatch(images, part, records(part))))
     parts.bound.fit(raw)
     tables = [parts.bound.table(table) for table in raw]

@@ -79,13 +79,13 @@ def score_images(
     for start in range(0, len(prompts), size):
         part = list(prompts[start : start + size])
         rows = torch.zeros(len(part), len(parts.config.names)) if weights is None else weights
-        rollout = parts.sampler.sample(
+        final = parts.sampler.sample(
             part,
             rows.expand(len(part), -1),
             noise[start : start + size],
             reference=weights is None,
         )
-        batch = ImageBatch(parts.sampler.decode(rollout.final), part, records(part))
+        batch = ImageBatch(parts.sampler.decode(final), part, records(part))
         with parts.ledger.phase("score"):
             for space, bound in judge.spaces().items():
                 table = bound(batch)

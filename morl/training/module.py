@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from morl.errors import NumericalError
+from morl.errors import NumericalError, ResourceError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.ema import AdapterEMA
 from morl.training.collect import Collector, Draws
@@ -57,6 +57,7 @@ class AlignmentModule(LightningModule):
         self.ema = ema
         self.metrics: dict[str, float] = {}
         self.skipped_in_a_row = 0
+        self._updated = False
         self.optimiser_state: dict[str, Any] | None = None
         """Optimiser state of a checkpoint, loaded as soon as Lightning has made the optimiser."""
 
@@ -80,6 +81,37 @@ class AlignmentModule(LightningModule):
         )
 
     def training_step(self, batch: int, batch_idx: int) -> None:
+        while True:
+            try:
+                metrics = self._learn(batch)
+                break
+            except torch.OutOfMemoryError as error:
+                self._make_room(error)
+        observation = self.collector.observation().gathered(self._all_ranks)
+        metrics |= observation.summary(self.utility.objective)
+        metrics |= self.utility.observe(observation)
+        self.collector.after_update(batch)
+        self.metrics = metrics
+
+    def _make_room(self, error: torch.OutOfMemoryError) -> None:
+        """Halve the micro-batch before the step is tried again from its start.
+
+        Its draws are functions of the step, so it sees the same images. Raises ResourceError where
+        that would not be the same step: after an update, or on one of several ranks.
+        """
+        if self._updated or self.trainer.world_size > 1:
+            raise ResourceError(
+                "out of memory in the middle of a step, which cannot be tried again "
+                f"({'after an update' if self._updated else 'on one of several processes'}): go on "
+                f"with --resume and a smaller training.micro_batch ({error})"
+            ) from error
+        self.collector.sampler.micro.halve(self.plan.batch_size, error)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+    def _learn(self, batch: int) -> dict[str, float]:
+        """Take the updates of one step; return what they report."""
+        self._updated = False
         questions = self.plan.batch(batch, self.global_rank, self.trainer.world_size)
         metrics: dict[str, float] = {}
         for micro in self.collector.collect(
@@ -91,11 +123,8 @@ class AlignmentModule(LightningModule):
             metrics.update({name: float(value) for name, value in micro.output.terms.items()})
             if micro.update:
                 metrics["grad_norm"] = self._update(batch)
-        observation = self.collector.observation().gathered(self._all_ranks)
-        metrics |= observation.summary(self.utility.objective)
-        metrics |= self.utility.observe(observation)
-        self.collector.after_update(batch)
-        self.metrics = metrics
+                self._updated = True
+        return metrics
 
     def _update(self, step: int) -> float:
         optimiser = self.optimiser
