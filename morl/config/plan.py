@@ -47,10 +47,17 @@ class Plan:
     decode_bytes: int
     """What decoding a micro-batch keeps for a reward gradient; 0 where none is taken or known."""
 
+    licence: str | None = None
+    """Of the base model, where it is declared."""
+    guidances: tuple[float, float] = (1.0, 1.0)
+    """In training and in judging the front."""
+
     def describe(self) -> str:
         """Return a few aligned lines for a terminal."""
+        licence = f"base model           licence {self.licence}"
         return "\n".join(
             [
+                *([] if self.licence is None else [licence]),
                 f"training images      {self.images:,} in {self.updates:,} updates",
                 f"network evaluations  {self.forwards:,.0f} forward and {self.backwards:,.0f} "
                 "forward with backward",
@@ -59,9 +66,18 @@ class Plan:
                 f"memory               networks {_megabytes(self.network_bytes)}, one "
                 f"differentiated call about {_megabytes(self.backward_bytes)}"
                 f"{self._further()}; computed, not measured",
+                *self._notes(),
             ]
         )
 
+    def _notes(self) -> list[str]:
+        trained, judged = self.guidances
+        if trained == judged:
+            return []
+        return [
+            f"note                 trains at guidance {trained:g} and is judged at {judged:g}: the "
+            "front is that of another sampler than the one that learned"
+        ]
 
     def _further(self) -> str:
         known = (("encoders of rewards", self.encoder_bytes), ("decoding", self.decode_bytes))
@@ -105,11 +121,15 @@ def plan(config: Config) -> Plan:
         backwards=images * spent.backward * branches,
         grid_points=points,
         front_images=front_images,
-        front_forwards=front_images * (evaluation.steps or base.steps) * _branches(front_guidance, doubles),
+        front_forwards=front_images
+        * (evaluation.steps or base.steps)
+        * _branches(front_guidance, doubles),
         network_bytes=networks,
         encoder_bytes=_encoder_bytes(config),
         backward_bytes=None if kept is None else kept * size * branches * width,
         decode_bytes=decoded * size * BYTES["float32"] if differentiable else 0,
+        guidances=(base.guidance, front_guidance),
+        licence=None if published is None else published.licence,
     )
 
 

@@ -30,8 +30,8 @@ class BaseConfig:
     )
     gradient_checkpointing: bool = option(
         False,
-        "recompute the denoiser's blocks in the backward pass instead of keeping what they "
-        "computed: about a third more time for a fraction of the memory",
+        "recompute the denoiser's and the decoder's blocks in the backward pass instead of keeping "
+        "what they computed: about a third more time for a fraction of the memory",
     )
     decode: Literal["whole", "sliced", "tiled"] = option(
         "whole",

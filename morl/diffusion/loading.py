@@ -12,7 +12,7 @@ from typing import Any, Literal
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -79,6 +79,12 @@ def load_pipeline(
         pipe.vae.enable_tiling()
     pipe.to(device)
     return pipe
+
+
+def checkpoint_decoder(pipe: DiffusionPipeline) -> None:
+    """Recompute the decoder's blocks in a backward pass, where the autoencoder's class can."""
+    if pipe.vae._supports_gradient_checkpointing:
+        pipe.vae.enable_gradient_checkpointing()
 
 
 def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
@@ -202,7 +208,13 @@ def _refuse_bad_safetensors(path: Path) -> None:
         ) from error
 
 
-def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:
+def _replaced(
+    pipe: DiffusionPipeline, family: Family
+) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
+    config = pipe.scheduler.config
+    if family.scheduler == "FlowMatchEulerDiscreteScheduler" and config.get("use_flow_sigmas"):
+        # The same flow, by a solver of higher order: its shift is what a schedule needs of it.
+        return FlowMatchEulerDiscreteScheduler(shift=config["flow_shift"])
     if family.scheduler != "DDIMScheduler":
         raise PipelineError(
             f"{family.pipeline}: the scheduler must be {family.scheduler}; "
@@ -211,7 +223,7 @@ def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:
     # Trailing spacing ends at the clean image; with leading spacing the last of few steps sits at
     # almost no noise, and a reward gradient through it vanishes.
     return DDIMScheduler.from_config(
-        pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False, thresholding=False
+        config, timestep_spacing="trailing", clip_sample=False, thresholding=False
     )
 
 

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from morl.config.tree import Config
 from morl.diffusion.families import Family, family_of
-from morl.diffusion.loading import base_identity, load_pipeline
+from morl.diffusion.loading import base_identity, checkpoint_decoder, load_pipeline
 from morl.diffusion.prompts import PromptCache
 from morl.lora.conditioned import ConditionedAdapter
 from morl.prompts import records
@@ -70,6 +70,7 @@ def assemble(config: Config) -> Assembly:
     )
     if config.base.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
+        checkpoint_decoder(pipe)
     objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(

@@ -1,12 +1,11 @@
 """The slider: images from seeds and weights alone, on our pipeline or the user's own."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler
 from safetensors.torch import load_file
@@ -19,15 +18,8 @@ from morl.lora.settings import AdapterConfig
 from morl.lora.store import AdapterHeader, save_adapter
 from morl.weights import WeightNote
 
-_spec = importlib.util.spec_from_file_location(
-    "tiny_pipelines", Path(__file__).parent / "diffusion" / "conftest.py"
-)
-tiny_pipelines = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = tiny_pipelines  # dataclasses look their module up by name
-_spec.loader.exec_module(tiny_pipelines)
-
 NAMES = ("aesthetic", "alignment", "safety")
-FAMILIES = ("flux", "sd", "sd3", "sdxl")
+FAMILIES = ("flux", "sana", "sd", "sd2", "sd3", "sdxl")
 MIX = {"aesthetic": 0.5, "alignment": 0.2, "safety": 0.3}
 ONE_LEVEL = 1  # rounding of batched arithmetic may cross the edge between two of 255 levels
 

@@ -165,7 +165,7 @@ def test_identity_tells_models_apart(build_pipe) -> None:
     assert base_identity(build_pipe("sdxl"))["pipeline"] != identity["pipeline"]
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana"])
 def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     identity = base_identity(pipe)
