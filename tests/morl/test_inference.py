@@ -251,3 +251,10 @@ def test_an_export_draws_the_same_on_a_plain_pipeline(layout, slider, tmp_path) 
     assert len(load_file(file)) == len(slider.adapter.layers) * (2 if layout == "diffusers" else 3)
     with pytest.raises(WeightError, match="nearest"):
         slider.export({"asthetic": 1.0}, tmp_path / "b.safetensors")
+
+
+def test_images_are_drawn_at_the_size_that_was_trained(trained) -> None:
+    file = trained(steps=2, guidance=1.0, size=24)
+    slider = load(file, pipeline=tiny_pipelines.build("sd"))
+    assert slider.generate("a red star", MIX).size == (24, 24)
+    assert slider.generate("a red star", MIX, size=(16, 32)).size == (32, 16)
