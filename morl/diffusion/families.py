@@ -86,6 +86,8 @@ class Family:
         return squares.reshape(b, -1, height, width)
 
 
+MASKED = ("prompt_embeds", "prompt_attention_mask")
+
 FAMILIES = (
     Family(
         pipeline="StableDiffusionPipeline",
@@ -144,12 +146,7 @@ FAMILIES = (
         scheduler="FlowMatchEulerDiscreteScheduler",
         sample_argument="hidden_states",
         per_sample=frozenset({"encoder_hidden_states", "encoder_attention_mask"}),
-        encoded=(
-            "prompt_embeds",
-            "prompt_attention_mask",
-            "negative_prompt_embeds",
-            "negative_prompt_attention_mask",
-        ),
+        encoded=(*MASKED, *(f"negative_{name}" for name in MASKED)),
         # Prompts are encoded as they stand, without the instruction that asks to enhance them.
         call_arguments={"use_resolution_binning": False, "complex_human_instruction": None},
         default_size=lambda pipe: _pair(pipe.transformer.config.sample_size),

@@ -56,7 +56,6 @@ class PromptCache:
     ) -> None:
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1; got {capacity}")
-        self._device = pipe.device
         self._encoders = _text_encoders(pipe) if offload else []
         self._move("cpu")
         self._pipe = pipe
@@ -82,7 +81,7 @@ class PromptCache:
         if self._negative is not None and all(prompt in self._rows for prompt in prompts):
             yield
             return
-        self._move(self._device)
+        self._move(self._pipe.device)
         try:
             yield
         finally:
@@ -110,7 +109,7 @@ class PromptCache:
             arguments["do_classifier_free_guidance"] = negative
         encoded = self._pipe.encode_prompt(
             prompt=[prompt],
-            device=self._device,
+            device=self._pipe.device,
             num_images_per_prompt=1,
             **arguments,
         )

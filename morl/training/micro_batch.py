@@ -24,10 +24,10 @@ class MicroBatch:
         size = count if self.size is None else self.size
         return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def halve(self, count: int, reason: BaseException) -> None:
+    def halve(self, count: int) -> None:
         """Make parts half as large after one of `count` images at most did not fit.
 
-        Says so once a time. Raises ResourceError where a part is a single image already.
+        Warns each time. Raises ResourceError where a part is a single image already.
         """
         size = min(count, self.size or count)
         if size == 1:
@@ -35,7 +35,7 @@ class MicroBatch:
                 "a single image does not fit into the device's memory: set "
                 "base.gradient_checkpointing: true, base.dtype: bfloat16, "
                 "base.offload_text_encoders: true or a smaller base.size"
-            ) from reason
+            )
         self.size = size // 2
         warnings.warn(
             f"out of memory with {size} images at once; going on with training.micro_batch = "

@@ -81,31 +81,34 @@ class AlignmentModule(LightningModule):
         )
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        while True:
-            try:
-                metrics = self._learn(batch)
-                break
-            except torch.OutOfMemoryError as error:
-                self._make_room(error)
+        while (metrics := self._attempt(batch)) is None:
+            self._make_room()
         observation = self.collector.observation().gathered(self._all_ranks)
         metrics |= observation.summary(self.utility.objective)
         metrics |= self.utility.observe(observation)
         self.collector.after_update(batch)
         self.metrics = metrics
 
-    def _make_room(self, error: torch.OutOfMemoryError) -> None:
-        """Halve the micro-batch before the step is tried again from its start.
+    def _attempt(self, batch: int) -> dict[str, float] | None:
+        """Take one step; None if memory ran out and it can be tried again from its start.
 
-        Its draws are functions of the step, so it sees the same images. Raises ResourceError where
-        that would not be the same step: after an update, or on one of several ranks.
+        Its draws are functions of the step, so it would see the same images. Raises ResourceError
+        where it would not be the same step: after an update, or on one of several ranks.
         """
-        if self._updated or self.trainer.world_size > 1:
-            raise ResourceError(
-                "out of memory in the middle of a step, which cannot be tried again "
-                f"({'after an update' if self._updated else 'on one of several processes'}): go on "
-                f"with --resume and a smaller training.micro_batch ({error})"
-            ) from error
-        self.collector.sampler.micro.halve(self.plan.batch_size, error)
+        try:
+            return self._learn(batch)
+        except torch.OutOfMemoryError as error:
+            if self._updated or self.trainer.world_size > 1:
+                where = "after an update" if self._updated else "on one of several processes"
+                raise ResourceError(
+                    f"out of memory in the middle of a step, {where}, so it cannot be tried again: "
+                    f"go on with --resume and a smaller training.micro_batch ({error})"
+                ) from error
+        # Outside of the handler: the exception holds on to everything that filled the memory.
+        return None
+
+    def _make_room(self) -> None:
+        self.collector.sampler.micro.halve(self.plan.batch_size)
         self.optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 

@@ -130,4 +130,4 @@ def test_one_image_that_does_not_fit_says_what_helps() -> None:
     with pytest.raises(
         ResourceError, match=r"single image does not fit .*base\.gradient_checkpointing: true"
     ):
-        micro.halve(8, RuntimeError())
+        micro.halve(8)
