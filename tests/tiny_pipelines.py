@@ -23,6 +23,7 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -200,9 +201,12 @@ def flux() -> FluxPipeline:
 
 
 def sana() -> SanaPipeline:
+    """Factor 4 between pixels and latents: the pipeline wants multiples of 32 pixels."""
     words = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "red": 5, "star": 6, "ring": 7}
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    # As Gemma's own: without it an empty prompt would be all padding.
+    plain.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     config = Gemma2Config(
         vocab_size=len(words),
         hidden_size=TEXT,
@@ -213,10 +217,10 @@ def sana() -> SanaPipeline:
         head_dim=8,
     )
     side = {
-        "block_types": ("ResBlock", "EfficientViTBlock"),
-        "block_out_channels": (8, 8),
-        "layers_per_block": (1, 1),
-        "qkv_multiscales": ((), (5,)),
+        "block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "block_out_channels": (8, 8, 8),
+        "layers_per_block": (1, 1, 1),
+        "qkv_multiscales": ((), (), (5,)),
     }
     return SanaPipeline(
         tokenizer=PreTrainedTokenizerFast(

@@ -53,28 +53,32 @@ def brightness(case, final: torch.Tensor) -> torch.Tensor:
 
 
 def test_reward_gradient_matches_directional_finite_differences(case) -> None:
+    with torch.no_grad():  # far from black and white, where the clamp has another derivative
+        case.pipe.vae.decoder.conv_out.weight.mul_(0.1)
+        case.pipe.vae.decoder.conv_out.bias.zero_()
     weight = case.unfreeze()
     brightness(case, case.sample_with_gradient(last_steps=4, guidance=2.0).final).sum().backward()
-    # Along the gradient, where the derivative is largest and rounding weighs least.
-    direction = weight.grad / weight.grad.norm()
-    delta = 0.05 * float(weight.detach().norm())
+    # Along the gradient, where the derivative is largest and rounding weighs least; a step that
+    # changes the reward by a thousandth is 10,000 times fp32's rounding of it.
+    slope = float(weight.grad.norm())
+    direction = weight.grad / slope
+    delta = 1e-3 / slope
     values = []
     with torch.no_grad():
         for sign in (1, -2):
             weight += sign * delta * direction
             final = case.sample(guidance=2.0).final
             images = decode(case.pipe, final)
-            assert ((images > 0) & (images < 1)).float().mean() > 0.9
-            values.append(float(brightness(case, final).double().sum()))
-    numeric = (values[0] - values[1]) / (2 * delta)
-    assert float((weight.grad * direction).sum()) == pytest.approx(numeric, rel=1e-2)
+            assert ((images > 0) & (images < 1)).all()
+            values.append(float(images[:, 0].double().mean(dim=(1, 2)).sum()))
+    assert (values[0] - values[1]) / (2 * delta) == pytest.approx(slope, rel=1e-2)
 
 
 def test_a_differentiable_reward_rises_over_twenty_updates(case) -> None:
     adapter = ConditionedAdapter.inject(
         case.family.denoiser_of(case.pipe), ("bright", "other"), AdapterConfig(rank=4, alpha=4.0)
     )
-    optimiser = torch.optim.Adam(adapter.parameters(), lr=2e-2)
+    optimiser = torch.optim.Adam(adapter.parameters(), lr=5e-3)
     rewards = []
     for _ in range(21):
         rollout = sample_with_gradient(
