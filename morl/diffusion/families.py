@@ -148,7 +148,7 @@ FAMILIES = (
         per_sample=frozenset({"encoder_hidden_states", "encoder_attention_mask"}),
         encoded=(*MASKED, *(f"negative_{name}" for name in MASKED)),
         # Prompts are encoded as they stand, without the instruction that asks to enhance them.
-        call_arguments={"use_resolution_binning": False, "complex_human_instruction": None},
+        call_arguments={"use_resolution_binning": False, "negative_prompt": None},
         default_size=lambda pipe: _pair(pipe.transformer.config.sample_size),
         fp32_guidance=True,
     ),
