@@ -18,11 +18,15 @@ FLOW_GRPO = "Flow-GRPO, arXiv 2505.05470"
 class Evaluations:
     """Network evaluations that one update spends on each of its images.
 
-    `forward`: without gradient, the sampling steps included; `backward`: forward and backward.
+    `forward`: without gradient, the sampling steps included; `backward`: forward and backward;
+    `kept`: how many of the latter wait for the same backward pass; `decoded`: finished latents that
+    a gradient passes the decoder of.
     """
 
     forward: float
     backward: float
+    kept: int = 1
+    decoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,12 @@ class DraftSettings:
         sampled = self.drawn_steps or self.last_steps
         trained = sampled + self.renoise_copies
         reference = trained if self.kl_coef else 0
-        return Evaluations(forward=steps - sampled + reference, backward=trained)
+        return Evaluations(
+            forward=steps - sampled + reference,
+            backward=trained,
+            kept=trained,
+            decoded=1 + self.renoise_copies,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morl.algorithms.facts import ALGORITHMS
 from morl.config.published import PUBLISHED
 from morl.config.tree import Config
 from morl.errors import IntegrityError
@@ -44,6 +43,8 @@ class Plan:
     backward_bytes: int | None
     """What one differentiated denoiser call keeps, on a micro-batch; None for a network whose
     size is not declared."""
+    calls_kept: int
+    """Differentiated calls that wait for the same backward pass."""
     decode_bytes: int
     """What decoding a micro-batch keeps for a reward gradient; 0 where none is taken or known."""
 
@@ -65,6 +66,7 @@ class Plan:
                 f"vectors, {self.front_forwards:,.0f} network evaluations",
                 f"memory               networks {_megabytes(self.network_bytes)}, one "
                 f"differentiated call about {_megabytes(self.backward_bytes)}"
+                f"{f' ({self.calls_kept} kept at once)' if self.calls_kept > 1 else ''}"
                 f"{self._further()}; computed, not measured",
                 *self._notes(),
             ]
@@ -113,7 +115,6 @@ def plan(config: Config) -> Plan:
         networks = published.bytes(width, offloaded=base.offload_text_encoders)
         kept = published.kept(base.size, checkpointed=base.gradient_checkpointing)
         decoded = published.decoded(base.size, checkpointed=base.gradient_checkpointing)
-    differentiable = "reward_gradient" in ALGORITHMS[config.algorithm.name].needs
     return Plan(
         updates=training.steps,
         images=images,
@@ -127,7 +128,8 @@ def plan(config: Config) -> Plan:
         network_bytes=networks,
         encoder_bytes=_encoder_bytes(config),
         backward_bytes=None if kept is None else kept * size * branches * width,
-        decode_bytes=decoded * size * BYTES["float32"] if differentiable else 0,
+        calls_kept=spent.kept,
+        decode_bytes=decoded * size * BYTES["float32"] * spent.decoded,
         guidances=(base.guidance, front_guidance),
         licence=None if published is None else published.licence,
     )

@@ -82,6 +82,9 @@ class TestMemory:
         found = plan(load_config("sdxl_draft", ["base.gradient_checkpointing=false"]))
         # Four times the pixels of the 512 that were counted, fp32, one image
         assert found.decode_bytes == 4 * 1_491_109_760 * 4
+        renoised = plan(load_config("sdxl_draft", ["algorithm.renoise_copies=2"]))
+        assert renoised.calls_kept == 3
+        assert renoised.decode_bytes == 3 * plan(load_config("sdxl_draft")).decode_bytes
 
     def test_embedded_guidance_costs_nothing(self):
         guided = plan(load_config("flux_nft", ["base.guidance=3.5"]))
