@@ -59,7 +59,7 @@ def _fused_attention() -> Iterator[None]:
 def _saved(skip: set[int]) -> Iterator[dict[int, int]]:
     """Elements of every tensor that autograd keeps in the block, by storage; parameters apart."""
     found: dict[int, int] = {}
-    alive = []
+    alive: list[Any] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
