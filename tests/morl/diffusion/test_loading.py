@@ -213,7 +213,7 @@ class TestDecoding:
         tiled, shapes = self.decoded(saved, 32, decode="tiled")
         assert max(shape[-1] for shape in shapes) < 32
         assert tiled.shape == whole.shape
-        assert (tiled - whole).abs().mean() < 0.05
+        assert (tiled - whole).abs().mean() < 0.5 * whole.std()
 
 
 def test_sana_brings_the_flow_of_its_own_solver(build_pipe, tmp_path) -> None:
