@@ -29,10 +29,8 @@ def stock(case, guidance: float) -> torch.Tensor:
     """The pipeline as a user calls it: text in, its own scheduler steps."""
     height, width = (side * case.pipe.vae_scale_factor for side in case.latents.shape[-2:])
     settings = dict(case.family.call_arguments)
-    if case.family.classifier_free:
-        settings["negative_prompt"] = ""  # encoded already where the recorder passes embeddings
-    if type(case.pipe).__name__ == "SanaPipeline":
-        settings["complex_human_instruction"] = None
+    if type(case.pipe).__name__ == "SanaPipeline":  # a call with text encodes it itself
+        settings |= {"negative_prompt": "", "complex_human_instruction": None}
     final = case.pipe(
         prompt=list(case.conditioning.prompts),
         latents=case.family.pack(case.latents),
