@@ -49,13 +49,14 @@ def _over(below: Document, above: Document) -> Document:
     values = dict(below.values)
     for section, keys in above.values.items():
         before = values.get(section)
-        both = isinstance(before, dict) and isinstance(keys, dict)
-        if both and not _renamed(section, before, keys):
+        values[section] = keys
+        merged = isinstance(keys, dict) and not _renamed(section, before, keys)
+        if isinstance(before, dict) and merged:
             values[section] = {**before, **keys}
-        else:
-            values[section] = keys
     return Document(values, above.source, {**below.lines, **above.lines})
 
 
 def _renamed(section: str, before: Any, keys: Any) -> bool:
-    return section == "algorithm" and keys.get("name", before.get("name")) != before.get("name")
+    if section != "algorithm" or not isinstance(before, dict):
+        return False
+    return keys.get("name", before.get("name")) != before.get("name")

@@ -137,11 +137,10 @@ def plan(config: Config) -> Plan:
 
 def _encoder_bytes(config: Config) -> int:
     """Memory of the distinct encoders that the objective's rewards read, each loaded once."""
-    names = set()
-    for leaf in Objective.from_dict(config.objective.to_objective()).leaves:
-        names.add(facts_of(leaf).encoder)
+    leaves = Objective.from_dict(config.objective.to_objective()).leaves
+    encoders = {facts_of(leaf).encoder for leaf in leaves}
     total = 0.0
-    for name in names & CHECKPOINTS.keys():
+    for name in CHECKPOINTS.keys() & encoders:
         settings = config.objective.encoders.get(name, EncoderSettings())
         total += CHECKPOINTS[name].memory_gb * BYTES[settings.dtype] / BYTES["float32"]
     return round(total * 1e9)
