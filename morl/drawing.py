@@ -59,6 +59,7 @@ def draw(
     with adapter.bind(weights(0)):
         result = pipe(
             **embeddings,
+            **family.call_arguments,
             latents=family.pack(latents),
             height=height * pipe.vae_scale_factor,
             width=width * pipe.vae_scale_factor,

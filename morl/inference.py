@@ -106,8 +106,8 @@ class Slider:
         prompt, weights and seed each serve all images or give one an image. An image's noise is a
         function of its seed alone, so it does not depend on the rest of the batch, but for the
         rounding of batched arithmetic: in fp32 a pixel may differ by 1 of 255. weights may be a
-        function of the step. steps and guidance: as trained where None; size: (height, width) in
-        pixels; batch_size: images in memory at once. Raises WeightError for weights that mean
+        function of the step. steps, guidance, and size, (height, width) in pixels: as trained where
+        None; batch_size: images in memory at once. Raises WeightError for weights that mean
         nothing and ConfigError for counts that do not fit together.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -118,7 +118,9 @@ class Slider:
         prompts, seeds = prompts * (count // len(prompts)), seeds * (count // len(seeds))
         self._note_region(rows)
         settings = Settings(
-            int(self._setting("steps", steps)), self._setting("guidance", guidance), size
+            int(self._setting("steps", steps)),
+            self._setting("guidance", guidance),
+            self._trained_size() if size is None else size,
         )
         images: list[Image.Image] = []
         for start in range(0, count, batch_size):
@@ -206,6 +208,10 @@ class Slider:
                 RegionNote,
                 stacklevel=3,
             )
+
+    def _trained_size(self) -> tuple[int, int] | None:
+        side = self.header.sampling.get("size")
+        return None if side is None else (int(side), int(side))
 
     def _setting(self, name: str, given: float | None) -> float:
         value = self.header.sampling.get(name) if given is None else given

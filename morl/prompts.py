@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from morl.errors import DataError
+from morl.prompt_sets import PROMPT_SETS, located
 
 WORLD = "shapes"  # the embedded world writes its own prompts
 # Every combination of attributes (1,344 and 576) at least once, in varied wording.
@@ -41,12 +42,14 @@ def records(prompts: Sequence[str]) -> list[Mapping[str, Any]] | None:
 def read_prompts(path: str | Path) -> list[str]:
     """Read a UTF-8 file with one prompt a line, or a .jsonl of records that hold a `prompt`.
 
-    A byte order mark and Windows line ends are accepted; blank lines, and comments that begin with
-    "# ", are passed over. A record's other fields travel with its prompt. Raises DataError, with
-    the line number, for a missing or empty file, bytes that are not UTF-8, control characters, a
-    line beyond `MAX_CHARACTERS`, or what is no record with a `prompt`.
+    The name of a published list (`morl.prompt_sets`) stands for its file. A byte order mark and
+    Windows line ends are accepted; blank lines, and comments that begin with "# ", are passed over.
+    A record's other fields travel with its prompt. Raises DataError, with the line number, for a
+    missing or empty file, bytes that are not UTF-8, control characters, a line beyond
+    `MAX_CHARACTERS`, or what is no record with a `prompt`.
     """
-    if Path(path).suffix == ".jsonl":
+    path = located(path)
+    if path.suffix == ".jsonl":
         return [as_prompt(record, place) for record, place in read_records(path)]
     prompts = [text for text, _ in _lines(path) if not text.startswith("# ") and text != "#"]
     if not prompts:
@@ -98,7 +101,10 @@ def _raw(path: str | Path) -> bytes:
     file = Path(path)
     if not file.is_file():
         kind = "a folder, not a file" if file.is_dir() else "no such file"
-        raise DataError(f"prompts {str(path)!r}: {kind} (looked for {file.absolute()})")
+        raise DataError(
+            f"prompts {str(path)!r}: {kind} (looked for {file.absolute()}); published lists by "
+            f"name: {', '.join(PROMPT_SETS)}"
+        )
     try:
         return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:

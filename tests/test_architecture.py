@@ -23,6 +23,7 @@ LAYERS = (
         "morl",
         "morl.errors",
         "morl.option",
+        "morl.prompt_sets",
         "morl.prompts",
         "morl.randomness",
         "morl.weights",

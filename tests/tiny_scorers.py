@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
+
+from rewards.convert import convert
 
 State = dict[str, Tensor]
 
@@ -123,3 +134,93 @@ def write_safety_checker(clip: Path, folder: Path, seed: int = 17) -> None:
     config = json.loads((clip / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = ["StableDiffusionSafetyChecker"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+WIDTH = {
+    "clip_vit_l_14": 768,
+    "clip_vit_b_32": 512,
+    "clip_vit_b_16": 512,
+    "open_clip_vit_h_14": 64,
+    "pickscore_v1": 64,
+    "hpsv2": 64,
+    "hpsv2_1": 64,
+}
+SIZE = 28
+
+
+def randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights large enough that different images and prompts give different features."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("logit_scale", "logit_bias")):
+                continue
+            noise = torch.randn(parameter.shape, generator=generator)
+            one = "norm" in name and name.endswith("weight")
+            parameter.copy_(one + noise * (0.1 if "norm" in name else 0.2))
+    return model
+
+
+def tiny_clip(features: int, seed: int, act: str = "quick_gelu") -> CLIPModel:
+    """A CLIP of two layers, 28 pixels in patches of 14, CLIP's own vocabulary and length."""
+    side = {"intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
+    config = CLIPConfig(
+        vision_config={
+            **side,
+            "hidden_size": 64,
+            "image_size": SIZE,
+            "patch_size": 14,
+            "hidden_act": act,
+        },
+        text_config={
+            **side,
+            "hidden_size": 64,
+            "vocab_size": 49408,
+            "max_position_embeddings": 77,
+            "hidden_act": act,
+            "bos_token_id": 49406,
+            "eos_token_id": 49407,
+        },
+        projection_dim=features,
+    )
+    return randomised(CLIPModel(config), seed).eval()
+
+
+def tiny_siglip(folder: Path) -> None:
+    """A SigLIP whose features have 1152 numbers, and a tokenizer of six words."""
+    side = {"intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        vision_config={**side, "hidden_size": 64, "image_size": SIZE, "patch_size": 14},
+        text_config={
+            **side,
+            "hidden_size": 64,
+            "vocab_size": 8,
+            "max_position_embeddings": 6,
+            "projection_size": 64,
+        },
+    )
+    randomised(SiglipModel(config), 5).save_pretrained(folder)
+    words = {"[PAD]": 0, "[UNK]": 1, "a": 2, "red": 3, "blue": 4, "cat": 5, "dog": 6}
+    plain = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+
+
+def write_home(home: Path, originals: Path) -> Path:
+    """Write a tiny version of every checkpoint to `home`, as `$MORL_REWARDS_HOME`; return it.
+
+    originals: an empty folder for the authors' files, which are converted.
+    """
+    for seed, (name, features) in enumerate(WIDTH.items()):
+        act = "gelu" if "h_14" in name or "hps" in name or "pick" in name else "quick_gelu"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tiny_clip(features, seed, act).save_pretrained(home / name)
+    tiny_siglip(home / "siglip_so400m_384")
+    convert("image_reward", write_image_reward(originals), out=home / "image_reward")
+    save_file(mps(tiny_clip(128, 12, "gelu").state_dict()), originals / "model.safetensors")
+    convert("mps", originals / "model.safetensors", out=home / "mps")
+    write_safety_checker(home / "clip_vit_l_14", home / "sd_safety_checker")
+    return home

@@ -145,7 +145,7 @@ def replay_ratio(model: str, pairs: int) -> dict[str, Any]:
     weights = torch.full((BATCH, len(config.names)), 1 / len(config.names))
     prompts = load_prompts("shapes", "train", 0)[:BATCH]
     noise = parts.sampler.noise(BATCH, torch.Generator().manual_seed(0))
-    rollout = parts.sampler.sample(prompts, weights, noise, record=True)
+    (rollout,) = parts.sampler.record(prompts, weights, noise)
 
     def replay() -> None:
         bind = parts.adapter.bind

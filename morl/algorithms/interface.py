@@ -78,6 +78,10 @@ class PolicyGradientAlgorithm(Protocol):
         """Noise level of the sampler: 0 is deterministic and has no log-probabilities."""
 
     @property
+    def noise_steps(self) -> int | None:
+        """Steps from the start that draw noise; None: all of them."""
+
+    @property
     def advantage_clip(self) -> float:
         """Bound on each per-objective advantage, in base standard deviations."""
 

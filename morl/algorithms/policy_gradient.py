@@ -70,6 +70,10 @@ class PolicyGradient:
         return self.settings.eta
 
     @property
+    def noise_steps(self) -> int | None:
+        return self.settings.noise_steps
+
+    @property
     def advantage_clip(self) -> float:
         return self.settings.advantage_clip
 

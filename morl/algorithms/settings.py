@@ -18,11 +18,15 @@ FLOW_GRPO = "Flow-GRPO, arXiv 2505.05470"
 class Evaluations:
     """Network evaluations that one update spends on each of its images.
 
-    `forward`: without gradient, the sampling steps included; `backward`: forward and backward.
+    `forward`: without gradient, the sampling steps included; `backward`: forward and backward;
+    `kept`: how many of the latter wait for the same backward pass; `decoded`: finished latents that
+    a gradient passes the decoder of.
     """
 
     forward: float
     backward: float
+    kept: int = 1
+    decoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,12 @@ class DraftSettings:
         sampled = self.drawn_steps or self.last_steps
         trained = sampled + self.renoise_copies
         reference = trained if self.kl_coef else 0
-        return Evaluations(forward=steps - sampled + reference, backward=trained)
+        return Evaluations(
+            forward=steps - sampled + reference,
+            backward=trained,
+            kept=trained,
+            decoded=1 + self.renoise_copies,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,13 @@ class PolicyGradientSettings:
         above=0,
         high=1,
         source=f"{DDPO}: 1",
+    )
+    noise_steps: int | None = option(
+        None,
+        "steps from the start that draw noise and are trained; the later ones are deterministic, "
+        "which keeps their noise out of the image; all of them where omitted",
+        low=1,
+        source="MixGRPO, arXiv 2507.21802: 4 of 25, in a window that moves",
     )
     clip_range: float = option(
         1.64,
@@ -148,10 +164,16 @@ class PolicyGradientSettings:
                 f"algorithm.timestep_fraction: {self.timestep_fraction} of {steps} steps is less "
                 f"than one step; the least is {1 / steps:.3g}"
             ]
+        if self.noise_steps is not None and self.noise_steps > steps:
+            return [
+                f"algorithm.noise_steps: must be at most base.steps = {steps}; "
+                f"got {self.noise_steps}"
+            ]
         return []
 
     def evaluations(self, steps: int) -> Evaluations:
-        trained = max(1, int(self.timestep_fraction * steps)) * self.inner_epochs
+        chosen = max(1, int(self.timestep_fraction * steps))
+        trained = min(chosen, self.noise_steps or steps) * self.inner_epochs
         reference = trained if self.kl_coef else 0
         return Evaluations(forward=steps + reference, backward=trained)
 

@@ -72,8 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"run directory        {out}")
         return 0
     require_writable(out)  # before the libraries that training needs are imported
+    from morl.training.judge import require_judges
     from morl.training.session import train
 
+    if not arguments.train_only:
+        require_judges(config)
     train(
         config,
         out,

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from morl.algorithms.facts import ALGORITHMS
 from morl.algorithms.settings import AlgorithmSettings
-from morl.config.document import Document, KeyPath, read_document, read_scalar
+from morl.config.document import Document, KeyPath, read_scalar
+from morl.config.extends import read_extended
 from morl.config.tree import Config
 from morl.errors import ConfigError
 from morl.option import option_of
@@ -26,11 +27,12 @@ RECIPE_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "configs")
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Load a YAML file, a run directory's `config.yaml`, or a packaged recipe by name.
 
+    What the file `extends` comes first (see `morl.config.extends`).
     `overrides` are "training.steps=10" and win over the file. Raises ConfigError with every
     unknown key (and its nearest known one), wrong type and value out of range.
     """
     path = _locate(str(source))
-    document = read_document(path.read_bytes(), path.name)
+    document = read_extended(path, _locate)
     problems = [problem for text in overrides for problem in _override(document, text)]
     builder = _Builder(document, problems)
     config = builder.build(Config, document.values, ())

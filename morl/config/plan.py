@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from morl.config.published import PUBLISHED
 from morl.config.tree import Config
 from morl.errors import IntegrityError
 from morl.prompts import WORLD
+from rewards.checkpoints import CHECKPOINTS
+from rewards.encoder_settings import EncoderSettings
+from rewards.objective import Objective
+from rewards.registry import facts_of
 
 WORLD_FOLDER = Path(__file__).parents[1] / "diffusion" / "assets" / "shapes"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -32,34 +37,67 @@ class Plan:
     front_images: int
     front_forwards: float
     network_bytes: int | None
-    """Frozen networks in `base.dtype`; None before the model has been downloaded."""
+    """Frozen networks in `base.dtype`; None for an unknown model that is not here."""
+    encoder_bytes: int
+    """The rewards' own encoders, from their declared sizes; those of a judge run elsewhere."""
     backward_bytes: int | None
-    """What one differentiated denoiser call keeps; None for other networks than a U-Net."""
+    """What one differentiated denoiser call keeps, on a micro-batch; None for a network whose
+    size is not declared."""
+    calls_kept: int
+    """Differentiated calls that wait for the same backward pass."""
+    decode_bytes: int
+    """What decoding a micro-batch keeps for a reward gradient; 0 where none is taken or known."""
+
+    licence: str | None = None
+    """Of the base model, where it is declared."""
+    guidances: tuple[float, float] = (1.0, 1.0)
+    """In training and in judging the front."""
 
     def describe(self) -> str:
         """Return a few aligned lines for a terminal."""
+        licence = f"base model           licence {self.licence}"
         return "\n".join(
             [
+                *([] if self.licence is None else [licence]),
                 f"training images      {self.images:,} in {self.updates:,} updates",
                 f"network evaluations  {self.forwards:,.0f} forward and {self.backwards:,.0f} "
                 "forward with backward",
                 f"front                {self.front_images:,} images at {self.grid_points} weight "
                 f"vectors, {self.front_forwards:,.0f} network evaluations",
                 f"memory               networks {_megabytes(self.network_bytes)}, one "
-                f"differentiated call about {_megabytes(self.backward_bytes)}",
+                f"differentiated call about {_megabytes(self.backward_bytes)}"
+                f"{f' ({self.calls_kept} kept at once)' if self.calls_kept > 1 else ''}"
+                f"{self._further()}; computed, not measured",
+                *self._notes(),
             ]
         )
+
+    def _notes(self) -> list[str]:
+        trained, judged = self.guidances
+        if trained == judged:
+            return []
+        return [
+            f"note                 trains at guidance {trained:g} and is judged at {judged:g}: the "
+            "front is that of another sampler than the one that learned"
+        ]
+
+    def _further(self) -> str:
+        known = (("encoders of rewards", self.encoder_bytes), ("decoding", self.decode_bytes))
+        return "".join(f", {what} {_megabytes(size)}" for what, size in known if size)
 
 
 def plan(config: Config) -> Plan:
     """Count images and network evaluations, and estimate memory, without importing torch.
 
-    Guidance doubles every evaluation. Memory is that of the frozen networks and of one backward
-    pass through the denoiser at full batch; decoder and scorers come on top.
+    Guidance doubles every evaluation of a network that it is no input of. Memory is that of the
+    frozen networks (offloaded text encoders left out), the rewards' encoders, and one backward pass
+    through denoiser and, for a reward gradient, decoder; the rewards' own backward comes on top.
     """
     training, evaluation, base = config.training, config.evaluation, config.base
     images = training.steps * training.batch_size * training.devices
-    branches = _branches(base.guidance)
+    published = PUBLISHED.get(base.model)
+    doubles = published is None or published.classifier_free
+    branches = _branches(base.guidance, doubles)
     spent = config.algorithm.evaluations(base.steps)
     objectives = max(1, len(config.names))
     points = math.comb(evaluation.partitions + objectives - 1, objectives - 1)
@@ -68,8 +106,15 @@ def plan(config: Config) -> Plan:
     front_images = (points + 1) * (evaluation.images_per_weight + judged)
     front_guidance = base.guidance if evaluation.guidance is None else evaluation.guidance
     folder = WORLD_FOLDER if base.model == WORLD else Path(base.model)
-    parameters = count_parameters(folder)
-    kept = _kept_values(folder)
+    width = BYTES[base.dtype]
+    size = training.micro_batch or training.batch_size
+    if published is None:
+        parameters, kept, decoded = count_parameters(folder), _kept_values(folder), 0
+        networks = None if parameters is None else parameters * width
+    else:
+        networks = published.bytes(width, offloaded=base.offload_text_encoders)
+        kept = published.kept(base.size, checkpointed=base.gradient_checkpointing)
+        decoded = published.decoded(base.size, checkpointed=base.gradient_checkpointing)
     return Plan(
         updates=training.steps,
         images=images,
@@ -77,12 +122,28 @@ def plan(config: Config) -> Plan:
         backwards=images * spent.backward * branches,
         grid_points=points,
         front_images=front_images,
-        front_forwards=front_images * (evaluation.steps or base.steps) * _branches(front_guidance),
-        network_bytes=None if parameters is None else parameters * BYTES[base.dtype],
-        backward_bytes=None
-        if kept is None
-        else kept * training.batch_size * branches * BYTES[base.dtype],
+        front_forwards=front_images
+        * (evaluation.steps or base.steps)
+        * _branches(front_guidance, doubles),
+        network_bytes=networks,
+        encoder_bytes=_encoder_bytes(config),
+        backward_bytes=None if kept is None else kept * size * branches * width,
+        calls_kept=spent.kept,
+        decode_bytes=decoded * size * BYTES["float32"] * spent.decoded,
+        guidances=(base.guidance, front_guidance),
+        licence=None if published is None else published.licence,
     )
+
+
+def _encoder_bytes(config: Config) -> int:
+    """Memory of the distinct encoders that the objective's rewards read, each loaded once."""
+    leaves = Objective.from_dict(config.objective.to_objective()).leaves
+    encoders = {facts_of(leaf).encoder for leaf in leaves}
+    total = 0.0
+    for name in CHECKPOINTS.keys() & encoders:
+        settings = config.objective.encoders.get(name, EncoderSettings())
+        total += CHECKPOINTS[name].memory_gb * BYTES[settings.dtype] / BYTES["float32"]
+    return round(total * 1e9)
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -132,8 +193,8 @@ def _kept_values(folder: Path) -> int | None:
     return round(KEPT_VALUES * cells)
 
 
-def _branches(guidance: float) -> int:
-    return 2 if guidance > 1 else 1
+def _branches(guidance: float, doubles: bool) -> int:
+    return 2 if doubles and guidance > 1 else 1
 
 
 def _megabytes(size: int | None) -> str:

@@ -23,7 +23,24 @@ class BaseConfig:
     steps: int = option(10, "sampler steps", low=1)
     guidance: float = option(1.0, "classifier-free guidance scale; 1 is off and costs half", low=0)
     dtype: Literal["float32", "bfloat16", "float16"] = option(
-        "float32", "number format of the frozen networks; the adapter stays in float32"
+        "float32", "number format of the frozen networks; adapter and autoencoder stay in float32"
+    )
+    size: int | None = option(
+        None, "side of the square images; the pipeline's own where omitted", unit="pixels", low=8
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "recompute the denoiser's and the decoder's blocks in the backward pass instead of keeping "
+        "what they computed: about a third more time for a fraction of the memory",
+    )
+    decode: Literal["whole", "sliced", "tiled"] = option(
+        "whole",
+        "decode a batch at once, image by image (sliced: the same images), or in overlapping tiles "
+        "(tiled: least memory, faint differences at the seams of large images)",
+    )
+    offload_text_encoders: bool = option(
+        False,
+        "keep the text encoders on the CPU but for the moments in which a prompt is new",
     )
 
 
@@ -112,11 +129,12 @@ class PromptsConfig:
 
     train: str = option(
         "shapes",
-        "the embedded world's training prompts, a file with one prompt a line, or a .jsonl of "
-        "records with a `prompt`, whose other fields reach the rewards",
+        "the embedded world's training prompts, a file with one prompt a line, a .jsonl of records "
+        "with a `prompt`, whose other fields reach the rewards, or a published list by name "
+        "(ddpo_animals, drawbench, geneval, parti, pickapic_test)",
     )
     held_out: str = option(
-        "shapes", "the embedded world's held-out prompts, or a file as for `train`"
+        "shapes", "the embedded world's held-out prompts, or a file or list as for `train`"
     )
 
 
@@ -128,6 +146,13 @@ class TrainingConfig:
         100, "updates of the adapter in all, also across resumes; 0 trains nothing", low=0
     )
     batch_size: int = option(64, "images of one update on each device", unit="images", low=1)
+    micro_batch: int | None = option(
+        None,
+        "images that pass the denoiser at once, all of them where omitted; the update stays the "
+        "same, and the number is halved when memory runs out",
+        unit="images",
+        low=1,
+    )
     learning_rate: float = option(
         3e-4, "step size of AdamW", above=0, source="DDPO, arXiv 2305.13301"
     )

@@ -23,10 +23,11 @@ class Family:
     timestep_divisor: denoiser timestep = scheduler timestep / divisor. per_sample: denoiser
     arguments with one row a sample (all entries of a nested dict). encoded: what `encode_prompt`
     returns, in order, by the pipeline's argument names (None: not passed on). encode_arguments:
-    its other arguments. classifier_free: whether guidance > 1 doubles the batch to
-    [unconditional..., conditional...] and combines u + guidance (c - u); else guidance is an
-    input of the network. patch: side of the squares that are packed into one token before the
-    denoiser. default_size: (height, width) of the latents.
+    its other arguments; call_arguments: those of the pipeline's call. classifier_free: whether
+    guidance > 1 doubles the batch to [unconditional..., conditional...] and combines
+    u + guidance (c - u); else guidance is an input of the network. fp32_guidance: whether
+    predictions become fp32 before they are combined. patch: side of the squares that are packed
+    into one token before the denoiser. default_size: (height, width) of the latents.
     """
 
     pipeline: str
@@ -37,8 +38,10 @@ class Family:
     encoded: tuple[str | None, ...]
     default_size: Callable[[DiffusionPipeline], tuple[int, int]]
     encode_arguments: Mapping[str, Any] = field(default_factory=dict)
+    call_arguments: Mapping[str, Any] = field(default_factory=dict)
     timestep_divisor: float = 1.0
     classifier_free: bool = True
+    fp32_guidance: bool = False
     patch: int = 1
 
     def denoiser_of(self, pipe: DiffusionPipeline) -> nn.Module:
@@ -54,6 +57,8 @@ class Family:
         self, output: Float[Tensor, "rows ..."], groups: int, guidance: float
     ) -> Float[Tensor, "batch ..."]:
         """The declared guidance formula: u + guidance (c - u), in the pipeline's own order."""
+        if self.fp32_guidance:
+            output = output.float()
         if groups == 1:
             return output
         unconditional, conditional = output.chunk(2)
@@ -80,6 +85,8 @@ class Family:
         squares = latents.reshape(b, height // p, width // p, -1, p, p).permute(0, 3, 1, 4, 2, 5)
         return squares.reshape(b, -1, height, width)
 
+
+MASKED = ("prompt_embeds", "prompt_attention_mask")
 
 FAMILIES = (
     Family(
@@ -133,6 +140,18 @@ FAMILIES = (
         classifier_free=False,
         patch=2,
     ),
+    Family(
+        pipeline="SanaPipeline",
+        denoiser="transformer",
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        sample_argument="hidden_states",
+        per_sample=frozenset({"encoder_hidden_states", "encoder_attention_mask"}),
+        encoded=(*MASKED, *(f"negative_{name}" for name in MASKED)),
+        # Prompts are encoded as they stand, without the instruction that asks to enhance them.
+        call_arguments={"use_resolution_binning": False, "negative_prompt": None},
+        default_size=lambda pipe: _pair(pipe.transformer.config.sample_size),
+        fp32_guidance=True,
+    ),
 )
 
 
@@ -169,12 +188,13 @@ def decode(
     """
     config = pipe.vae.config
     latents = latents.to(pipe.vae.dtype) / config.scaling_factor
-    if config.latents_mean is not None and config.latents_std is not None:
+    mean, std, shift = (config.get(key) for key in ("latents_mean", "latents_std", "shift_factor"))
+    if mean is not None and std is not None:
         column = (1, -1, 1, 1)
-        latents = latents * latents.new_tensor(config.latents_std).view(column)
-        latents = latents + latents.new_tensor(config.latents_mean).view(column)
-    elif config.shift_factor is not None:
-        latents = latents + config.shift_factor
+        latents = latents * latents.new_tensor(std).view(column)
+        latents = latents + latents.new_tensor(mean).view(column)
+    elif shift is not None:
+        latents = latents + shift
     pixels = pipe.vae.decode(latents, return_dict=False)[0]
     images: Tensor = _StraightThroughClamp.apply(pixels / 2 + 0.5)
     return images

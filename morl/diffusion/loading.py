@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -30,11 +30,13 @@ def load_pipeline(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    decode: Literal["whole", "sliced", "tiled"] = "whole",
 ) -> DiffusionPipeline:
     """Return a frozen pipeline in eval mode whose scheduler can be recorded.
 
     model: "shapes" (the embedded world), a folder in diffusers layout, or a Hub id; revision: of a
-    Hub id; dtype: of everything but the autoencoder, which stays fp32. A scheduler that is neither
+    Hub id; dtype: of everything but the autoencoder, which stays fp32; decode: image by image
+    (sliced) or in overlapping tiles, to save memory. A scheduler that is neither
     DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
     safety is a reward or a constraint here. Raises DataError if the model cannot be had,
     IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
@@ -71,8 +73,18 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     family_of(pipe)
+    if decode == "sliced":
+        pipe.vae.enable_slicing()
+    elif decode == "tiled":
+        pipe.vae.enable_tiling()
     pipe.to(device)
     return pipe
+
+
+def checkpoint_decoder(pipe: DiffusionPipeline) -> None:
+    """Recompute the decoder's blocks in a backward pass, where the autoencoder's class can."""
+    if pipe.vae._supports_gradient_checkpointing:
+        pipe.vae.enable_gradient_checkpointing()
 
 
 def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
@@ -196,7 +208,13 @@ def _refuse_bad_safetensors(path: Path) -> None:
         ) from error
 
 
-def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:
+def _replaced(
+    pipe: DiffusionPipeline, family: Family
+) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
+    config = pipe.scheduler.config
+    if family.scheduler == "FlowMatchEulerDiscreteScheduler" and config.get("use_flow_sigmas"):
+        # The same flow, by a solver of higher order: its shift is what a schedule needs of it.
+        return FlowMatchEulerDiscreteScheduler(shift=config["flow_shift"])
     if family.scheduler != "DDIMScheduler":
         raise PipelineError(
             f"{family.pipeline}: the scheduler must be {family.scheduler}; "
@@ -205,7 +223,7 @@ def _replaced(pipe: DiffusionPipeline, family: Family) -> DDIMScheduler:
     # Trailing spacing ends at the clean image; with leading spacing the last of few steps sits at
     # almost no noise, and a reward gradient through it vanishes.
     return DDIMScheduler.from_config(
-        pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False, thresholding=False
+        config, timestep_spacing="trailing", clip_sample=False, thresholding=False
     )
 
 

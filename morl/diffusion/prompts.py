@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from morl.diffusion.families import Family
 
@@ -41,12 +42,22 @@ class PromptCache:
     """Encodes prompts with one pipeline's frozen text encoders and keeps the last `capacity`.
 
     Prompts are encoded one by one: a batched encoder rounds differently for each batch size, and
-    a run that is resumed with a cold cache would no longer repeat bit for bit.
+    a run that is resumed with a cold cache would no longer repeat bit for bit. With `offload` the
+    text encoders stay on the CPU but for the moments in which a prompt is new.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, family: Family, capacity: int = 4096) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        family: Family,
+        capacity: int = 4096,
+        *,
+        offload: bool = False,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1; got {capacity}")
+        self._encoders = _text_encoders(pipe) if offload else []
+        self._move("cpu")
         self._pipe = pipe
         self._family = family
         self._capacity = capacity
@@ -57,11 +68,28 @@ class PromptCache:
         """Return the conditioning of a batch, in order; raises ValueError for no prompts."""
         if isinstance(prompts, str) or len(prompts) == 0:
             raise ValueError(f"`prompts` must be a non-empty sequence of texts; got {prompts!r}")
-        rows = [self._row(prompt) for prompt in prompts]
+        with self._at_hand(prompts):
+            rows = [self._row(prompt) for prompt in prompts]
+            if self._negative is None:
+                self._negative = self._encode("", negative=True)
         positive = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        if self._negative is None:
-            self._negative = self._encode("", negative=True)
         return Conditioning(tuple(prompts), positive, self._negative)
+
+    @contextmanager
+    def _at_hand(self, prompts: Sequence[str]) -> Iterator[None]:
+        """Have offloaded text encoders on the device while a prompt is new."""
+        if self._negative is not None and all(prompt in self._rows for prompt in prompts):
+            yield
+            return
+        self._move(self._pipe.device)
+        try:
+            yield
+        finally:
+            self._move("cpu")
+
+    def _move(self, device: torch.device | str) -> None:
+        for encoder in self._encoders:
+            encoder.to(device)
 
     def _row(self, prompt: str) -> dict[str, Tensor]:
         if prompt not in self._rows:
@@ -89,3 +117,11 @@ class PromptCache:
         return {
             name: row.detach() for name, row in named.items() if name.startswith("neg") == negative
         }
+
+
+def _text_encoders(pipe: DiffusionPipeline) -> list[nn.Module]:
+    return [
+        component
+        for name, component in pipe.components.items()
+        if name.startswith("text_encoder") and isinstance(component, nn.Module)
+    ]

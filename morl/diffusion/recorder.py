@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,20 @@ from torch import Tensor, nn
 
 from morl.diffusion.families import Family
 from morl.diffusion.gradient import GradientSteps
-from morl.diffusion.schedule import Schedule, schedule_of
+from morl.diffusion.schedule import Schedule, eta_at, schedule_of
 from morl.diffusion.steps import gaussian_log_prob
 from morl.diffusion.trajectory import Call, Trajectory, argument_names, call_of
 from morl.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start`, `start` + 1, ... of a larger batch, for which all noise is drawn: what a sample
+    gets does not depend on how the batch is split. `total`: rows of the larger batch.
+    """
+
+    start: int
+    total: int
 
 
 class Recorder:
@@ -40,6 +50,8 @@ class Recorder:
         generator: torch.Generator | None,
         record: bool,
         gradient: GradientSteps | None = None,
+        noise_steps: int | None = None,
+        part: Part | None = None,
     ) -> None:
         self._family = family
         self._denoiser = family.denoiser_of(pipe)
@@ -51,6 +63,8 @@ class Recorder:
         self._generator = generator
         self._record = record
         self._gradient = gradient
+        self._noise_steps = noise_steps
+        self._part = part or Part(0, batch)
         self._schedule: Schedule | None = None
         self._pending: list[tuple[Call, Tensor]] = []
         self._calls: list[Call] = []
@@ -111,7 +125,8 @@ class Recorder:
             self._schedule = schedule_of(self._scheduler)
         index = len(self._log_probs)
         self._check(model_output, sample)
-        moments = self._schedule.moments(index, model_output, sample, self._eta)
+        eta = eta_at(index, self._eta, self._noise_steps)
+        moments = self._schedule.moments(index, model_output, sample, eta)
         latents = moments.mean
         if moments.std > 0:
             latents = moments.draw(self._noise(moments.mean))
@@ -159,9 +174,10 @@ class Recorder:
     def _noise(self, like: Tensor) -> Tensor:
         if self._generator is None:
             raise ValueError("`generator` is needed where `eta` > 0: the steps draw noise")
-        device = self._generator.device
-        noise = torch.randn(like.shape, generator=self._generator, device=device, dtype=like.dtype)
-        return noise.to(like.device)
+        part, device = self._part, self._generator.device
+        shape = (part.total, *like.shape[1:])
+        noise = torch.randn(shape, generator=self._generator, device=device, dtype=like.dtype)
+        return noise[part.start : part.start + len(like)].to(like.device)
 
     @torch.no_grad()
     def _check(self, model_output: Tensor, sample: Tensor) -> None:

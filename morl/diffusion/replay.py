@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morl.diffusion.families import Family
+from morl.diffusion.recorder import Part
 from morl.diffusion.rollout import Bind, Rollout
+from morl.diffusion.schedule import eta_at
 from morl.diffusion.steps import StepMoments, gaussian_log_prob
 from morl.diffusion.trajectory import Call, Trajectory
 from morl.errors import PipelineError
@@ -50,7 +52,8 @@ def replay_moments(
     """Return the Gaussian of one recorded step under the current parameters."""
     trajectory = _recorded(rollout, step)
     noise_pred = replay_noise_pred(pipe, family, rollout, step, bind=bind)
-    return trajectory.schedule.moments(step, noise_pred, trajectory.latents[step], rollout.eta)
+    eta = eta_at(step, rollout.eta, rollout.noise_steps)
+    return trajectory.schedule.moments(step, noise_pred, trajectory.latents[step], eta)
 
 
 def replay_log_probs(
@@ -133,6 +136,7 @@ def renoise_last_step(
     *,
     generator: torch.Generator,
     copies: int,
+    part: Part | None = None,
     bind: Bind = nullcontext,
 ) -> Renoised:
     """Re-noise finished latents to the last level and take the last step again (DRaFT-LV).
@@ -151,7 +155,10 @@ def renoise_last_step(
     schedule = trajectory.schedule
     clean = trajectory.latents[-1]
     clean = clean.repeat(copies, *([1] * (clean.ndim - 1)))
-    noise = torch.randn(clean.shape, generator=generator, device=generator.device)
+    within = part or Part(0, len(rollout))
+    shape = (copies, within.total, *clean.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    noise = noise[:, within.start : within.start + len(rollout)].flatten(0, 1)
     at = torch.full((len(clean),), last, device=clean.device)
     latents = schedule.add_noise(clean, noise.to(clean), at)
     timestep = schedule.timesteps[last]

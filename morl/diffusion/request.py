@@ -57,6 +57,7 @@ class Request:
             "width": width * scale,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
+            **self.family.call_arguments,
             "output_type": "latent",
             "return_dict": False,
         }

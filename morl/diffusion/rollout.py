@@ -16,7 +16,7 @@ from torch import Tensor
 from morl.diffusion.families import Family, latent_channels
 from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.prompts import Conditioning
-from morl.diffusion.recorder import Recorder
+from morl.diffusion.recorder import Part, Recorder
 from morl.diffusion.request import Request, check_rows
 from morl.diffusion.trajectory import Trajectory
 from morl.errors import PipelineError
@@ -30,7 +30,7 @@ class Rollout:
 
     `noise` and `final` are in image layout [B,C,h,w] (`final` is what `decode` takes); the
     `trajectory` is in the denoiser's layout. `predictions` are the guided denoiser outputs of the
-    differentiated steps, with gradients; empty after `sample`.
+    differentiated steps, with gradients; empty after `sample`. `noise_steps`: see `sample`.
     """
 
     prompts: tuple[str, ...]
@@ -41,6 +41,7 @@ class Rollout:
     eta: float
     trajectory: Trajectory
     predictions: tuple[Tensor, ...] = ()
+    noise_steps: int | None = None
 
     def __len__(self) -> int:
         return self.final.shape[0]
@@ -79,20 +80,33 @@ def sample(
     steps: int,
     guidance: float = 1.0,
     eta: float = 0.0,
+    noise_steps: int | None = None,
     generator: torch.Generator | None = None,
     bind: Bind = nullcontext,
     record: bool = True,
+    part: Part | None = None,
 ) -> Rollout:
     """Run the pipeline's own call without gradients, our scheduler steps inside.
 
     latents: initial noise in image layout; steps >= 1; guidance >= 1 (1 is none, at half the
-    cost); eta: noise level, in [0, 1] for DDIM, >= 0 for a flow, drawn from `generator`; bind:
-    makes the context in which the denoiser reads `weights`; record=False keeps only the result.
+    cost); eta: noise level, in [0, 1] for DDIM, >= 0 for a flow, drawn from `generator`, in the
+    first `noise_steps` steps alone if given; bind: makes the context in which the denoiser reads
+    `weights`; record=False keeps only the result; part: which rows of a larger batch these are.
     Raises ValueError for bad arguments, PipelineError if the pipeline is not what its family says.
     """
     check_rows("weights", weights, conditioning)
     request = Request(pipe, family, conditioning, latents, steps, guidance)
-    return _run(request, pipe, weights, bind, eta=eta, generator=generator, record=record)
+    return _run(
+        request,
+        pipe,
+        weights,
+        bind,
+        eta=eta,
+        noise_steps=noise_steps,
+        generator=generator,
+        record=record,
+        part=part,
+    )
 
 
 def sample_with_gradient(
@@ -160,6 +174,8 @@ def _run(
     generator: torch.Generator | None,
     record: bool,
     gradient: GradientSteps | None = None,
+    noise_steps: int | None = None,
+    part: Part | None = None,
 ) -> Rollout:
     recorder = Recorder(
         request.pipe,
@@ -170,6 +186,8 @@ def _run(
         generator=generator,
         record=record,
         gradient=gradient,
+        noise_steps=noise_steps,
+        part=part,
     )
     # The recorder may switch gradients on in mid-call; this context restores the mode, also
     # when the call raises.
@@ -189,4 +207,5 @@ def _run(
         eta=eta,
         trajectory=trajectory,
         predictions=tuple(recorder.predictions),
+        noise_steps=noise_steps,
     )

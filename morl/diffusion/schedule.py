@@ -84,6 +84,15 @@ class Schedule:
         return chosen[:, 0], chosen[:, 1]
 
 
+def eta_at(step: int, eta: float, noise_steps: int | None) -> float:
+    """Return the noise level of one step: `eta` in the first `noise_steps`, 0 after them.
+
+    Late steps of a flow SDE leave noise in the image that nothing removes, and their log-ratios are
+    many times those of early ones. None: noise in every step. Source: MixGRPO, arXiv 2507.21802.
+    """
+    return eta if noise_steps is None or step < noise_steps else 0.0
+
+
 def schedule_of(scheduler: Any) -> Schedule:
     """Read the schedule off a DDIM or flow-matching Euler scheduler after `set_timesteps`.
 

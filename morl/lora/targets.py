@@ -33,6 +33,7 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "SD3Transformer2DModel": Network("transformer", {"attention": JOINT_ATTENTION}),
     "FluxTransformer2DModel": Network("transformer", {"attention": JOINT_ATTENTION}),
+    "SanaTransformer2DModel": Network("transformer", {"attention": ATTENTION}),
 }
 
 

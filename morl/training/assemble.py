@@ -11,13 +11,14 @@ from diffusers import DiffusionPipeline
 from morl.config.scorers import configure_scorers
 from morl.config.tree import Config
 from morl.diffusion.families import Family, family_of
-from morl.diffusion.loading import base_identity, load_pipeline
+from morl.diffusion.loading import base_identity, checkpoint_decoder, load_pipeline
 from morl.diffusion.prompts import PromptCache
 from morl.lora.conditioned import ConditionedAdapter
 from morl.prompts import records
 from morl.randomness import generator
 from morl.training.device import choose_device
 from morl.training.ledger import Ledger
+from morl.training.micro_batch import MicroBatch
 from morl.training.sampler import Sampler
 from rewards.calibration import Calibration
 from rewards.evaluate import BoundObjective
@@ -52,6 +53,7 @@ def assemble(config: Config) -> Assembly:
         revision=config.base.revision,
         dtype=getattr(torch, config.base.dtype),
         device=device,
+        decode=config.base.decode,
     )
     family = family_of(pipe)
     identity = base_identity(pipe)
@@ -62,16 +64,21 @@ def assemble(config: Config) -> Assembly:
         seed=config.training.seed,
         pipe=pipe,
     )
+    if config.base.gradient_checkpointing:
+        adapter.enable_gradient_checkpointing()
+        checkpoint_decoder(pipe)
     objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(
         pipe,
         family,
         adapter,
-        PromptCache(pipe, family),
+        PromptCache(pipe, family, offload=config.base.offload_text_encoders),
         ledger,
         steps=config.base.steps,
         guidance=config.base.guidance,
+        size=None if config.base.size is None else (config.base.size, config.base.size),
+        micro=MicroBatch(config.training.micro_batch),
     )
     bound = objective.bind(device=device)
     return Assembly(config, pipe, identity, family, adapter, objective, bound, sampler, ledger)
@@ -90,8 +97,7 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
         part = chosen[start : start + size]
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
-        rollout = parts.sampler.sample(part, weights, noise, reference=True)
-        images = parts.sampler.decode(rollout.final)
+        images = parts.sampler.decode(parts.sampler.sample(part, weights, noise, reference=True))
         raw.append(parts.bound.panel(ImageBatch(images, part, records(part))))
     parts.bound.fit(raw)
     tables = [parts.bound.table(table) for table in raw]

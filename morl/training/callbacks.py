@@ -98,12 +98,10 @@ class Strips(Callback):
             sampler = self.parts.sampler
             noise = sampler.noise(1, generator(self.config.training.seed, 0, 0, f"strip {number}"))
             prompt = self.prompts[number % len(self.prompts)]
-            rollout = sampler.sample(
+            final = sampler.sample(
                 [prompt] * STRIP_POINTS, weights, noise.expand(STRIP_POINTS, -1, -1, -1)
             )
-            save_strip(
-                self.run, step, names[i], names[j], prompt, weights, sampler.decode(rollout.final)
-            )
+            save_strip(self.run, step, names[i], names[j], prompt, weights, sampler.decode(final))
 
 
 class KeepRun(Callback):

@@ -61,17 +61,23 @@ class Collector(ABC):
         self.objective = parts.objective
         self.utility = parts.utility
         self.ledger = parts.ledger
-        self._seen: Observation | None = None
+        self._seen: list[Observation] = []
 
     @abstractmethod
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
-        """Yield the losses of one step in order."""
+        """Yield the losses of one step in order; begins with `_begin`."""
 
     def observation(self) -> Observation:
         """What the last step saw; known once `collect` has been exhausted."""
-        if self._seen is None:
+        if not self._seen:
             raise RuntimeError("`observation` is known only after `collect` has been exhausted")
-        return self._seen
+        columns = zip(*(vars(seen).values() for seen in self._seen), strict=True)
+        return Observation(*(torch.cat(rows) for rows in columns))
+
+    def _begin(self, count: int) -> list[slice]:
+        """Forget what the step before saw; return the micro-batches of `count` images."""
+        self._seen.clear()
+        return self.sampler.micro.parts(count)
 
     def after_update(self, step: int) -> None:  # noqa: B027 (most regimes keep nothing)
         """Called once a step, after the optimiser."""
@@ -90,11 +96,11 @@ class Collector(ABC):
         weights: Float[Tensor, "rows objective"],
         group: Int[Tensor, " batch"],
     ) -> Scored:
-        """Score images and remember what was seen; rows repeat the batch, as `group` does."""
+        """Score images and add them to what the step saw; rows repeat the batch, as `group`."""
         groups = group.repeat(len(prompts) // len(group)).tolist()
         with self.ledger.phase("score"):
             table = self.objective(ImageBatch(images, prompts, records(prompts), groups))
             scored = self.utility.score(table, weights)
         self.ledger.reward_calls += len(prompts) * len(self.objective.leaves)
-        self._seen = Observation.of(table, scored, weights)
+        self._seen.append(Observation.of(table, scored, weights))
         return scored

@@ -12,12 +12,15 @@ def adapter_header(parts: Assembly, calibration: Calibration) -> AdapterHeader:
     config = parts.config
     low, high = config.weights.bounds(config.names)
     beside = config.adapter.beside
+    sampling: dict[str, float] = {"steps": config.base.steps, "guidance": config.base.guidance}
+    if config.base.size is not None:
+        sampling["size"] = config.base.size
     return AdapterHeader(
         objectives=config.names,
         config=config.adapter,
         base=parts.identity,
         calibration=calibration.to_dict(),
         region={"low": low, "high": high},
-        sampling={"steps": config.base.steps, "guidance": config.base.guidance},
+        sampling=sampling,
         beside_sha256=None if beside is None else digest_of(beside),
     )

@@ -12,10 +12,13 @@ from torch import Tensor
 from morl.config.tree import Config
 from morl.prompts import records
 from morl.training.assemble import Assembly
+from rewards.checkpoints import CHECKPOINTS, find
+from rewards.encoder_settings import EncoderSettings
 from rewards.evaluate import BoundObjective
 from rewards.expression import Constraint
 from rewards.objective import Objective
 from rewards.parse import parse_expression
+from rewards.registry import facts_of
 from rewards.reward import ImageBatch
 
 
@@ -63,6 +66,20 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     return Judge(bound, gold.bind())
 
 
+def require_judges(config: Config) -> None:
+    """Have the weights of every held-out measure at hand before hours of training, not after.
+
+    Downloads what the hub has. Raises CheckpointError naming what is missing and how to get it.
+    """
+    for text in config.evaluation.held_out.values():
+        measure = Objective.from_dict({"maximize": {}, "subject_to": [f"{text} <= 0"]})
+        for leaf in measure.leaves:
+            name = facts_of(leaf).encoder
+            if name in CHECKPOINTS:
+                settings = config.objective.encoders.get(name, EncoderSettings())
+                find(name, settings.folder)
+
+
 def score_images(
     parts: Assembly,
     judge: Judge,
@@ -79,13 +96,13 @@ def score_images(
     for start in range(0, len(prompts), size):
         part = list(prompts[start : start + size])
         rows = torch.zeros(len(part), len(parts.config.names)) if weights is None else weights
-        rollout = parts.sampler.sample(
+        final = parts.sampler.sample(
             part,
             rows.expand(len(part), -1),
             noise[start : start + size],
             reference=weights is None,
         )
-        batch = ImageBatch(parts.sampler.decode(rollout.final), part, records(part))
+        batch = ImageBatch(parts.sampler.decode(final), part, records(part))
         with parts.ledger.phase("score"):
             for space, bound in judge.spaces().items():
                 table = bound(batch)

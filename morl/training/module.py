@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from morl.errors import NumericalError
+from morl.errors import NumericalError, ResourceError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.ema import AdapterEMA
 from morl.training.collect import Collector, Draws
@@ -57,6 +57,7 @@ class AlignmentModule(LightningModule):
         self.ema = ema
         self.metrics: dict[str, float] = {}
         self.skipped_in_a_row = 0
+        self._updated = False
         self.optimiser_state: dict[str, Any] | None = None
         """Optimiser state of a checkpoint, loaded as soon as Lightning has made the optimiser."""
 
@@ -80,6 +81,40 @@ class AlignmentModule(LightningModule):
         )
 
     def training_step(self, batch: int, batch_idx: int) -> None:
+        while (metrics := self._attempt(batch)) is None:
+            self._make_room()
+        observation = self.collector.observation().gathered(self._all_ranks)
+        metrics |= observation.summary(self.utility.objective)
+        metrics |= self.utility.observe(observation)
+        self.collector.after_update(batch)
+        self.metrics = metrics
+
+    def _attempt(self, batch: int) -> dict[str, float] | None:
+        """Take one step; None if memory ran out and it can be tried again from its start.
+
+        Its draws are functions of the step, so it would see the same images. Raises ResourceError
+        where it would not be the same step: after an update, or on one of several ranks.
+        """
+        try:
+            return self._learn(batch)
+        except torch.OutOfMemoryError as error:
+            if self._updated or self.trainer.world_size > 1:
+                where = "after an update" if self._updated else "on one of several processes"
+                raise ResourceError(
+                    f"out of memory in the middle of a step, {where}, so it cannot be tried again: "
+                    f"go on with --resume and a smaller training.micro_batch ({error})"
+                ) from error
+        # Outside of the handler: the exception holds on to everything that filled the memory.
+        return None
+
+    def _make_room(self) -> None:
+        self.collector.sampler.micro.halve(self.plan.batch_size)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+    def _learn(self, batch: int) -> dict[str, float]:
+        """Take the updates of one step; return what they report."""
+        self._updated = False
         questions = self.plan.batch(batch, self.global_rank, self.trainer.world_size)
         metrics: dict[str, float] = {}
         for micro in self.collector.collect(
@@ -91,11 +126,8 @@ class AlignmentModule(LightningModule):
             metrics.update({name: float(value) for name, value in micro.output.terms.items()})
             if micro.update:
                 metrics["grad_norm"] = self._update(batch)
-        observation = self.collector.observation().gathered(self._all_ranks)
-        metrics |= observation.summary(self.utility.objective)
-        metrics |= self.utility.observe(observation)
-        self.collector.after_update(batch)
-        self.metrics = metrics
+                self._updated = True
+        return metrics
 
     def _update(self, step: int) -> float:
         optimiser = self.optimiser

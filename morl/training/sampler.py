@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,9 +14,11 @@ from torch import Tensor
 from morl.diffusion.families import Family, decode
 from morl.diffusion.gradient import GradientSteps
 from morl.diffusion.prompts import PromptCache
+from morl.diffusion.recorder import Part
 from morl.diffusion.rollout import Rollout, initial_latents, sample, sample_with_gradient
 from morl.lora.conditioned import ConditionedAdapter
 from morl.training.ledger import Ledger
+from morl.training.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Sampler:
     ledger: Ledger
     steps: int
     guidance: float
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels; None: the pipeline's own."""
+    micro: MicroBatch = field(default_factory=MicroBatch)
 
     @property
     def evaluations_per_step(self) -> int:
@@ -42,7 +47,7 @@ class Sampler:
         return self.adapter.disabled()
 
     def noise(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch ..."]:
-        return initial_latents(self.pipe, self.family, batch, generator)
+        return initial_latents(self.pipe, self.family, batch, generator, self.size)
 
     def sample(
         self,
@@ -50,32 +55,79 @@ class Sampler:
         weights: Float[Tensor, "batch objective"],
         noise: Float[Tensor, "batch channel height width"],
         *,
+        reference: bool = False,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Sample finished latents without gradients or noise; `reference` samples the base."""
+        final = [
+            self._sample(prompts, weights, noise, part, reference=reference, record=False).final
+            for part in self.micro.parts(len(prompts))
+        ]
+        return torch.cat(final)
+
+    def record(
+        self,
+        prompts: Sequence[str],
+        weights: Float[Tensor, "batch objective"],
+        noise: Float[Tensor, "batch channel height width"],
+        *,
         eta: float = 0.0,
+        noise_steps: int | None = None,
+        draw: Callable[[], torch.Generator] | None = None,
+    ) -> list[Rollout]:
+        """Sample without gradients and record it, one rollout for each micro-batch.
+
+        `draw` makes the generator of the steps' noise, the same at every call: what an image gets
+        does not depend on the size of the micro-batches.
+        """
+        return [
+            self._sample(
+                prompts,
+                weights,
+                noise,
+                part,
+                eta=eta,
+                noise_steps=noise_steps,
+                generator=None if draw is None else draw(),
+            )
+            for part in self.micro.parts(len(prompts))
+        ]
+
+    def _sample(
+        self,
+        prompts: Sequence[str],
+        weights: Float[Tensor, "batch objective"],
+        noise: Float[Tensor, "batch channel height width"],
+        part: slice,
+        *,
+        eta: float = 0.0,
+        noise_steps: int | None = None,
         generator: torch.Generator | None = None,
-        record: bool = False,
+        record: bool = True,
         reference: bool = False,
     ) -> Rollout:
-        """Sample without gradients; `reference` samples the base model."""
+        chosen = prompts[part]
         with self.ledger.phase("sample"):
             rollout = sample(
                 self.pipe,
                 self.family,
-                self.prompts(prompts),
-                weights,
-                latents=noise,
+                self.prompts(chosen),
+                weights[part],
+                latents=noise[part],
                 steps=self.steps,
                 guidance=self.guidance,
                 eta=eta,
+                noise_steps=noise_steps,
                 generator=generator,
                 bind=self.reference if reference else self.adapter.bind,
                 record=record,
+                part=Part(part.start, len(prompts)),
             )
-        evaluations = len(prompts) * self.steps * self.evaluations_per_step
+        evaluations = len(chosen) * self.steps * self.evaluations_per_step
         if reference:
             self.ledger.reference_forwards += evaluations
         else:
             self.ledger.forwards += evaluations
-        self.ledger.images += len(prompts)
+        self.ledger.images += len(chosen)
         return rollout
 
     def sample_with_gradient(
@@ -105,8 +157,9 @@ class Sampler:
         return rollout
 
     def decode(self, latents: Tensor) -> Float[Tensor, "batch 3 pixel_row pixel_column"]:
-        """Decode finished latents to images in [0, 1], as one batch, in the caller's mode."""
+        """Decode finished latents to images in [0, 1], in micro-batches, in the caller's mode."""
         with self.ledger.phase("decode"):
-            images = decode(self.pipe, latents)
+            parts = self.micro.parts(len(latents))
+            images = torch.cat([decode(self.pipe, latents[part]) for part in parts])
         self.ledger.decodes += len(latents)
         return images

@@ -1,12 +1,11 @@
 """The slider: images from seeds and weights alone, on our pipeline or the user's own."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler
 from safetensors.torch import load_file
@@ -19,15 +18,8 @@ from morl.lora.settings import AdapterConfig
 from morl.lora.store import AdapterHeader, save_adapter
 from morl.weights import WeightNote
 
-_spec = importlib.util.spec_from_file_location(
-    "tiny_pipelines", Path(__file__).parent / "diffusion" / "conftest.py"
-)
-tiny_pipelines = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = tiny_pipelines  # dataclasses look their module up by name
-_spec.loader.exec_module(tiny_pipelines)
-
 NAMES = ("aesthetic", "alignment", "safety")
-FAMILIES = ("flux", "sd", "sd3", "sdxl")
+FAMILIES = ("flux", "sana", "sd", "sd2", "sd3", "sdxl")
 MIX = {"aesthetic": 0.5, "alignment": 0.2, "safety": 0.3}
 ONE_LEVEL = 1  # rounding of batched arithmetic may cross the edge between two of 255 levels
 
@@ -90,7 +82,8 @@ def test_an_image_depends_on_its_prompt_weights_and_seed_alone(name, trained) ->
     assert all(distance(one, two) == 0 for one, two in zip(batch, again, strict=True))
     assert distance(slider.generate("a ring", MIX), slider.generate("a ring", "1,0,0")) > 2
     assert distance(slider.generate("a ring", MIX), slider.generate("a ring", MIX, 1)) > 2
-    assert slider.generate("a ring", MIX).size == (16, 16)
+    side = 8 * slider.pipe.vae_scale_factor
+    assert slider.generate("a ring", MIX).size == (side, side)
 
 
 def test_what_the_pipeline_itself_draws_at_the_same_weights(slider) -> None:
@@ -252,10 +245,19 @@ def test_an_export_draws_the_same_on_a_plain_pipeline(layout, slider, tmp_path) 
     pipe.load_lora_weights(str(file))
 
     def call(of):
-        return of("a ring", num_inference_steps=2, generator=tiny_pipelines.seeded(0)).images[0]
+        return of(
+            "a ring", num_inference_steps=2, generator=torch.Generator().manual_seed(0)
+        ).images[0]
 
     with slider.at(MIX):
         assert distance(call(pipe), call(slider.pipe)) <= ONE_LEVEL
     assert len(load_file(file)) == len(slider.adapter.layers) * (2 if layout == "diffusers" else 3)
     with pytest.raises(WeightError, match="nearest"):
         slider.export({"asthetic": 1.0}, tmp_path / "b.safetensors")
+
+
+def test_images_are_drawn_at_the_size_that_was_trained(trained) -> None:
+    file = trained(steps=2, guidance=1.0, size=24)
+    slider = load(file, pipeline=tiny_pipelines.build("sd"))
+    assert slider.generate("a red star", MIX).size == (24, 24)
+    assert slider.generate("a red star", MIX, size=(16, 32)).size == (32, 16)

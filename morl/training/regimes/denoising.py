@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,14 +30,14 @@ class DenoisingCollector(Collector):
 
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
         count = len(batch.prompts)
+        parts = self._begin(count)
         with self.sampler.adapter.using(self.old), torch.no_grad():
-            rollout = self.sampler.sample(
+            rollouts = self.sampler.record(
                 batch.prompts,
                 batch.weights,
                 self.sampler.noise(count, draws.generator("noise")),
-                record=True,
             )
-            images = self.sampler.decode(rollout.final)
+            images = self.sampler.decode(torch.cat([rollout.final for rollout in rollouts]))
             scored = self.score(images, list(batch.prompts), batch.weights, batch.group)
         valid = scored.valid.any(dim=1)
         for draw in range(self.algorithm.noise_draws):
@@ -48,12 +48,16 @@ class DenoisingCollector(Collector):
                 batch.group,
                 self.algorithm.advantage_clip,
             )
-            noised = self._noise_again(rollout, draws.generator(f"renoise {draw}"))
-            terms = self._terms(replace(rollout, weights=weights), *noised)
-            output = self.algorithm.loss(terms, advantages, valid)
-            share = replace(output, loss=output.loss / self.algorithm.noise_draws)
-            evaluations = count * self.sampler.evaluations_per_step
-            yield MicroStep(share, draw == self.algorithm.noise_draws - 1, evaluations)
+            latents, step = self._noise_again(rollouts, draws.generator(f"renoise {draw}"))
+            for part, rollout in zip(parts, rollouts, strict=True):
+                asked = replace(rollout, weights=weights[part])
+                terms = self._terms(asked, latents[part], step[part])
+                output = self.algorithm.loss(terms, advantages[part], valid[part])
+                # The loss is a mean over valid images, so a part counts by how many it has.
+                share = valid[part].sum() / (valid.sum().clamp(min=1) * self.algorithm.noise_draws)
+                last = draw == self.algorithm.noise_draws - 1 and part == parts[-1]
+                evaluations = len(rollout) * self.sampler.evaluations_per_step
+                yield MicroStep(replace(output, loss=output.loss * share), last, evaluations)
 
     def after_update(self, step: int) -> None:
         decay = self.algorithm.old_decay(step)
@@ -78,9 +82,10 @@ class DenoisingCollector(Collector):
         return relabelled(batch.weights, batch.group, radius, near)
 
     def _noise_again(
-        self, rollout: Rollout, generator: torch.Generator
+        self, rollouts: Sequence[Rollout], generator: torch.Generator
     ) -> tuple[Tensor, Int[Tensor, " batch"]]:
-        schedule, clean = rollout.trajectory.schedule, rollout.trajectory.latents[-1]
+        schedule = rollouts[0].trajectory.schedule
+        clean = torch.cat([rollout.trajectory.latents[-1] for rollout in rollouts])
         step = torch.randint(len(schedule), (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         return schedule.add_noise(clean, noise, step), step

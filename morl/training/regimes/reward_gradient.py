@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from morl.algorithms.interface import RewardGradientAlgorithm
+from morl.algorithms.interface import LossOutput, RewardGradientAlgorithm
 from morl.diffusion.gradient import GradientSteps
+from morl.diffusion.recorder import Part
 from morl.diffusion.replay import Renoised, denoise, renoise_last_step, replay_noise_pred
 from morl.diffusion.rollout import Rollout
 from morl.training.collect import Collector, Draws, MicroStep, Parts
@@ -24,21 +26,39 @@ class RewardGradientCollector(Collector):
         self.algorithm = algorithm
 
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
-        noise = self.sampler.noise(len(batch.prompts), draws.generator("noise"))
+        count = len(batch.prompts)
+        parts = self._begin(count)
+        noise = self.sampler.noise(count, draws.generator("noise"))
         gradient = self.algorithm.gradient_steps(self.sampler.steps, draws.generator("steps"))
-        rollout = self.sampler.sample_with_gradient(batch.prompts, batch.weights, noise, gradient)
-        renoised = self._renoise(rollout, draws)
+        for part in parts:
+            rollout = self.sampler.sample_with_gradient(
+                batch.prompts[part], batch.weights[part], noise[part], gradient
+            )
+            renoised = self._renoise(rollout, Part(part.start, count), draws)
+            output = self._loss(rollout, renoised, gradient, batch.group[part])
+            differentiated = len(rollout) * (len(gradient.steps) + self.algorithm.renoise_copies)
+            yield MicroStep(
+                replace(output, loss=output.loss * (len(rollout) / count)),
+                part == parts[-1],
+                differentiated * self.sampler.evaluations_per_step,
+            )
+
+    def _loss(
+        self,
+        rollout: Rollout,
+        renoised: Renoised | None,
+        gradient: GradientSteps,
+        group: Int[Tensor, " batch"],
+    ) -> LossOutput:
         copies = 1 + self.algorithm.renoise_copies
         latents = rollout.final if renoised is None else torch.cat([rollout.final, renoised.final])
-        weights = batch.weights.repeat(copies, 1)
+        weights = rollout.weights.repeat(copies, 1)
         images = self.sampler.decode(latents)
-        scored = self.score(images, list(batch.prompts) * copies, weights, batch.group)
+        scored = self.score(images, list(rollout.prompts) * copies, weights, group)
         utility = self.utility.utility(scored, weights)
-        output = self.algorithm.loss(utility, self._kl(rollout, gradient, renoised))
-        differentiated = len(batch.prompts) * (len(gradient.steps) + copies - 1)
-        yield MicroStep(output, True, differentiated * self.sampler.evaluations_per_step)
+        return self.algorithm.loss(utility, self._kl(rollout, gradient, renoised))
 
-    def _renoise(self, rollout: Rollout, draws: Draws) -> Renoised | None:
+    def _renoise(self, rollout: Rollout, part: Part, draws: Draws) -> Renoised | None:
         copies = self.algorithm.renoise_copies
         if not copies:
             return None
@@ -49,6 +69,7 @@ class RewardGradientCollector(Collector):
                 rollout,
                 generator=draws.generator("renoise"),
                 copies=copies,
+                part=part,
                 bind=self.sampler.adapter.bind,
             )
         self.ledger.gradient_forwards += len(renoised.final) * self.sampler.evaluations_per_step

@@ -18,33 +18,37 @@ from morl.training.data import TrainingBatch
 
 
 class TrajectoryCollector(Collector):
-    """One micro-step a timestep: memory holds one network call, whatever the number of steps."""
+    """One micro-step a timestep and micro-batch: memory holds one network call."""
 
     def __init__(self, algorithm: PolicyGradientAlgorithm, parts: Parts) -> None:
         super().__init__(parts)
         self.algorithm = algorithm
 
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
-        rollout = self.sampler.sample(
+        count = len(batch.prompts)
+        parts = self._begin(count)
+        rollouts = self.sampler.record(
             batch.prompts,
             batch.weights,
-            self.sampler.noise(len(batch.prompts), draws.generator("noise")),
+            self.sampler.noise(count, draws.generator("noise")),
             eta=self.algorithm.eta,
-            generator=draws.generator("steps"),
-            record=True,
+            noise_steps=self.algorithm.noise_steps,
+            draw=lambda: draws.generator("steps"),
         )
         with torch.no_grad():
-            images = self.sampler.decode(rollout.final)
+            images = self.sampler.decode(torch.cat([rollout.final for rollout in rollouts]))
             scored = self.score(images, list(batch.prompts), batch.weights, batch.group)
             advantages = self.utility.advantages(
                 scored, batch.weights, batch.group, self.algorithm.advantage_clip
             )
         for epoch in range(self.algorithm.inner_epochs):
-            chosen = self._timesteps(rollout, draws.generator(f"timesteps {epoch}"))
-            for position, step in enumerate(chosen):
-                output = self._loss(rollout, step, advantages)
-                shared = replace(output, loss=output.loss / len(chosen))
-                yield self._micro(shared, position == len(chosen) - 1, len(batch.prompts))
+            chosen = self._timesteps(rollouts[0], draws.generator(f"timesteps {epoch}"))
+            for step in chosen:
+                for part, rollout in zip(parts, rollouts, strict=True):
+                    output = self._loss(rollout, step, advantages[part])
+                    share = len(rollout) / (count * len(chosen))
+                    last = step == chosen[-1] and part == parts[-1]
+                    yield self._micro(replace(output, loss=output.loss * share), last, len(rollout))
 
     def _micro(self, output: LossOutput, update: bool, images: int) -> MicroStep:
         evaluations = images * self.sampler.evaluations_per_step

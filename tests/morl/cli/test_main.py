@@ -172,6 +172,17 @@ class TestTrain:
         (tmp_path / "again.yaml").write_text(out)
         assert morl("train", "again.yaml", "--print-config")[1] == out
 
+    def test_a_judge_whose_weights_are_missing_is_named_before_the_training(
+        self, morl, monkeypatch, tmp_path
+    ):
+        monkeypatch.setenv("MORL_REWARDS_HOME", str(tmp_path))
+        held_out = "evaluation.held_out={aesthetic: hpsv2_1, alignment: hpsv2_1, preference: hpsv2}"
+        code, _, err = morl("train", "shapes", "--out", "there", "--set", held_out)
+        assert code == 2
+        assert "weights 'hpsv2_1'" in err
+        assert "morl rewards convert hpsv2_1" in err
+        assert not (tmp_path / "there" / "config.yaml").exists()
+
     def test_dry_run_counts_and_writes_nothing(self, morl, tmp_path):
         code, out, _ = morl(
             "train", "shapes", "--dry-run", "--set", "training.steps=5", "--out", "there"

@@ -55,6 +55,11 @@ class TestCounts:
             once.front_forwards
         )
 
+    def test_another_guidance_in_judging_is_named(self):
+        said = planned("base.guidance=3", "evaluation.guidance=1").describe()
+        assert "trains at guidance 3 and is judged at 1" in said
+        assert "judged at" not in planned().describe()
+
     def test_a_model_that_is_not_here_is_unknown(self):
         found = planned("base.model=someone/some-model")
         assert found.network_bytes is None

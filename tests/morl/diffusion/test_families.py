@@ -65,7 +65,8 @@ def test_images_of_one_token_are_not_packed() -> None:
 def test_decode_is_that_of_the_pipeline(case) -> None:
     final = case.sample().final
     config = case.pipe.vae.config
-    pixels = case.pipe.vae.decode(final / config.scaling_factor + (config.shift_factor or 0.0))
+    shift = config.get("shift_factor") or 0.0
+    pixels = case.pipe.vae.decode(final / config.scaling_factor + shift)
     expected = case.pipe.image_processor.postprocess(pixels.sample, output_type="pt")
     torch.testing.assert_close(decode(case.pipe, final), expected)
 
@@ -151,3 +152,22 @@ def test_bad_prompts(build_pipe, prompts) -> None:
         PromptCache(pipe, family_of(pipe))(prompts)
     with pytest.raises(ValueError, match="`capacity`"):
         PromptCache(pipe, family_of(pipe), capacity=0)
+
+
+def test_offloaded_text_encoders_come_only_for_new_prompts(case, monkeypatch) -> None:
+    expected = PromptCache(case.pipe, case.family)(["a red star", "x"])
+    moves = []
+    for name, component in case.pipe.components.items():
+        if name.startswith("text_encoder") and component is not None:
+            monkeypatch.setattr(component, "to", lambda device: moves.append(str(device)))
+    cache = PromptCache(case.pipe, case.family, offload=True)
+    away = list(moves)
+    assert set(away) == {"cpu"}
+    moves.clear()
+    found = cache(["a red star", "x"])
+    assert moves == [str(case.pipe.device)] * len(away) + away
+    moves.clear()
+    cache(["x", "a red star"])
+    assert moves == []
+    for name, rows in expected.positive.items():
+        assert torch.equal(found.positive[name], rows)

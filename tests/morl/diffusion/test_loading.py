@@ -7,11 +7,16 @@ from pathlib import Path
 import diffusers.utils.logging
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from peft import LoraConfig
 
 from morl.diffusion import loading
-from morl.diffusion.families import family_of
+from morl.diffusion.families import decode, family_of
 from morl.diffusion.loading import base_identity, load_pipeline
 from morl.errors import DataError, IntegrityError, PipelineError
 from morl.lora.conditioned import ConditionedAdapter
@@ -165,7 +170,7 @@ def test_identity_tells_models_apart(build_pipe) -> None:
     assert base_identity(build_pipe("sdxl"))["pipeline"] != identity["pipeline"]
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana"])
 def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     identity = base_identity(pipe)
@@ -180,3 +185,45 @@ def test_loading_shows_no_bars_and_leaves_them_on_for_others(capfd) -> None:
     load_pipeline("shapes")
     assert capfd.readouterr().err == ""
     assert diffusers.utils.logging.is_progress_bar_enabled()
+
+
+class TestDecoding:
+    """Less memory at once for the same images, or nearly the same across the seams of tiles."""
+
+    @pytest.fixture
+    def saved(self, build_pipe, tmp_path):
+        build_pipe("sd").save_pretrained(tmp_path)
+        return tmp_path
+
+    def decoded(self, folder, side: int, **settings) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+        pipe = load_pipeline(str(folder), **settings)
+        shapes = []
+        pipe.vae.decoder.register_forward_hook(lambda _m, args, _o: shapes.append(args[0].shape))
+        latents = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(0))
+        return decode(pipe, latents), shapes
+
+    def test_sliced(self, saved) -> None:
+        whole, _ = self.decoded(saved, 8)
+        sliced, shapes = self.decoded(saved, 8, decode="sliced")
+        assert [shape[0] for shape in shapes] == [1, 1]
+        torch.testing.assert_close(sliced, whole, atol=1e-5, rtol=1e-4)
+
+    def test_tiled(self, saved) -> None:
+        whole, _ = self.decoded(saved, 32)
+        tiled, shapes = self.decoded(saved, 32, decode="tiled")
+        assert max(shape[-1] for shape in shapes) < 32
+        assert tiled.shape == whole.shape
+        assert (tiled - whole).abs().mean() < 0.5 * whole.std()
+
+
+def test_sana_brings_the_flow_of_its_own_solver(build_pipe, tmp_path) -> None:
+    pipe = build_pipe("sana")
+    pipe.scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    pipe.save_pretrained(tmp_path)
+    found = load_pipeline(str(tmp_path)).scheduler
+    found.set_timesteps(4)
+    expected = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    expected.set_timesteps(4)
+    assert torch.equal(found.sigmas, expected.sigmas)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
@@ -16,14 +14,8 @@ from torch import Tensor, nn
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.settings import AdapterConfig
 
-_path = Path(__file__).parents[1] / "diffusion" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("tiny_pipelines", _path)
-tiny_pipelines = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = tiny_pipelines  # dataclasses look their module up by name
-_spec.loader.exec_module(tiny_pipelines)
-
 OBJECTIVES = ("aesthetic", "alignment", "safety")
-UNETS = ("sd", "sdxl")
+UNETS = ("sd", "sd2", "sdxl")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -61,6 +53,9 @@ def denoiser_inputs(pipe: DiffusionPipeline, rows: int, seed: int = 2) -> dict[s
         case "StableDiffusion3Pipeline":
             inputs = {"hidden_states": noise(4, 8, 8), "encoder_hidden_states": noise(5, 32)}
             inputs["pooled_projections"] = noise(32)
+        case "SanaPipeline":
+            inputs = {"hidden_states": noise(4, 8, 8), "encoder_hidden_states": noise(5, 16)}
+            inputs["encoder_attention_mask"] = torch.ones(rows, 5)
         case _:
             inputs = {"hidden_states": noise(16, 16), "encoder_hidden_states": noise(5, 16)}
             inputs |= {"pooled_projections": noise(16), "guidance": torch.ones(rows)}

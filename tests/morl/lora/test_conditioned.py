@@ -13,7 +13,7 @@ from morl.errors import ConfigError, IntegrityError, WeightError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.settings import AdapterConfig
 
-FAMILIES = ("flux", "sd", "sd3", "sdxl")
+FAMILIES = ("flux", "sana", "sd", "sd3", "sdxl")
 CORES = ("constant", "linear", "mlp", "experts")
 OBJECTIVES = ("aesthetic", "alignment", "safety")
 
@@ -311,7 +311,7 @@ def test_the_base_keeps_its_identity_under_an_adapter(adapted, build_pipe) -> No
 
 
 COMPILED = """
-import sys; sys.path.insert(0, {folder!r})
+import sys; sys.path[:0] = {folders!r}
 import torch, conftest
 from torch._dynamo.testing import CompileCounter
 case, counter, frames = conftest.make("sd3"), CompileCounter(), []
@@ -328,7 +328,8 @@ assert 0 < frames[0] == frames[1] == frames[2], frames
 
 def test_changing_weights_recompiles_nothing() -> None:
     # In a process without the type checks of the tests, which would be compiled as well.
-    code = COMPILED.format(folder=str(Path(__file__).parent))
+    here = Path(__file__).parent
+    code = COMPILED.format(folders=[str(here), str(here.parents[1])])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

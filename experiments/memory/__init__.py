@@ -1,0 +1,1 @@
+"""How large published models are, counted without their weights."""
