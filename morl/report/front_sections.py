@@ -49,8 +49,7 @@ def front_sections(measured: Mapping[str, Any], config: Config) -> Iterator[Sect
                 f"Slider, {space} reward",
                 "Mean rewards along the edges of the simplex, from one objective alone to the "
                 "other alone, in standard deviations above the base model's mean; dotted: the "
-                "objective that the edge does not trade."
-                + _control(measured, space),
+                "objective that the edge does not trade." + _control(measured, space),
                 *(path_figure(path, front.names) for path in paths),
             )
     front = next(iter(fronts.values()))
