@@ -96,7 +96,7 @@ def unsaturated(logits: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     This one is that of -log(1 - p), made as steep as p is on average between a mark and none.
     """
     cross_entropy = F.softplus(logits) / SPAN
-    return torch.sigmoid(logits).detach() + cross_entropy - cross_entropy.detach()
+    return torch.sigmoid(logits).detach() + (cross_entropy - cross_entropy.detach())
 
 
 class ShapesUnsafe(Reward):

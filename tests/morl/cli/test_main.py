@@ -188,7 +188,7 @@ class TestTrain:
             "train", "shapes", "--dry-run", "--set", "training.steps=5", "--out", "there"
         )
         assert code == 0
-        assert "320 in 5 updates" in out
+        assert "160 in 5 updates" in out
         assert "images at 10 weight vectors" in out
         assert "there" in out
         assert list(tmp_path.iterdir()) == []

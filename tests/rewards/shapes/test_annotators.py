@@ -32,11 +32,11 @@ def test_mean_taste_is_the_gold_taste() -> None:
     torch.testing.assert_close(
         people.aesthetic.mean(0), torch.tensor(list(AESTHETIC.values())), atol=5e-3, rtol=0
     )
-    assert people.preference.std(0).tolist() == pytest.approx([annotators.TASTE_SPREAD] * 5, 0.05)
+    assert people.preference.std(0).tolist() == pytest.approx([annotators.TASTE_SPREAD] * 4, 0.05)
 
 
 def test_ratings_are_tenths_around_the_gold_value() -> None:
-    # 0.6 * 0.5 + 0.4 * 0.5 = 0.5, far from both ends, so that the cut does not bias the mean.
+    # 0.85 * 0.5 + 0.15 * 0.5 = 0.5, far from both ends, so that the cut does not bias the mean.
     features = torch.full((20_000, 2), 0.5)
     ratings = rate(features, typical(), generator())
     assert ratings.mean().item() == pytest.approx(0.5, abs=5e-3)
