@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from morl.config.tree import Config
-from morl.config.write import to_dict
+from morl.config.write import departures, to_dict
 from morl.diffusion.loading import SHAPES
 from morl.errors import DataError
 from morl.training.durable import replace_durably
@@ -19,17 +19,15 @@ from rewards.shapes.proxies import ASSETS, CARD_FILE
 Result = dict[str, Any]
 WORLD = (SHAPES / "checksums.json", ASSETS / CARD_FILE)
 """The files that hold the checksums of base model and proxies."""
-ORIGIN = ("digest", "world", "config")
+ORIGIN = ("world", "config")
 SEED, RATE = "training.seed", "training.learning_rate"
 
 
 def origin(config: Config, world: Sequence[Path] = WORLD) -> Result:
-    """What a cell was made from: resolved configuration, hash of the world, digest of both."""
+    """What a cell was made from: hash of the world, resolved configuration."""
     settings = json.loads(json.dumps(to_dict(config)))  # as it will be read back
     hashed = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in world))
-    made: Result = {"world": hashed.hexdigest(), "config": settings}
-    digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()
-    return {"digest": digest, **made}
+    return {"world": hashed.hexdigest(), "config": settings}
 
 
 def with_rate(config: Config, factor: float, seed: int) -> Config:
@@ -51,10 +49,11 @@ def run_once(
     """
     path, made = folder / f"{name}.json", origin(config, world)
     stored: Result = json.loads(path.read_bytes()) if path.is_file() else {}
-    if stored.get("digest") == made["digest"]:
+    changed = differences(stored, made) if stored else []
+    if stored and not changed:
         return stored
-    if stored:
-        print(f"{name}: stored one is ignored; {'; '.join(differences(stored, made))}", flush=True)
+    if changed:
+        print(f"{name}: stored one is ignored; {'; '.join(changed)}", flush=True)
     print(f"{name}: runs", flush=True)
     result = made | work()
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,14 +68,17 @@ def read_cells(folder: Path, kind: str) -> dict[int, Result]:
 
 
 def differences(one: Result, other: Result, ignoring: Sequence[str] = ()) -> list[str]:
-    """Lines "key: value -> value" for what two cells were made from; keys may be sections."""
+    """Lines "key: value -> value" for what two cells were made from; keys may be sections.
+
+    An option that one was stored without counts as left at its default.
+    """
     if not all(key in cell for cell in (one, other) for key in ORIGIN):
         return ["one was stored without the recipe and world that made it"]
-    before, after = _flat(one["config"]), _flat(other["config"])
+    before, after = (_flat(departures(cell["config"])) for cell in (one, other))
     lines = [
-        f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
+        f"{key}: {before.get(key, 'default')!r} -> {after.get(key, 'default')!r}"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key, "absent") != after.get(key, "absent")
+        if before.get(key, "default") != after.get(key, "default")
         and not any(key == name or key.startswith(f"{name}.") for name in ignoring)
     ]
     if one["world"] != other["world"]:
@@ -105,7 +107,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
-            flat[f"{prefix}{key}"] = list(value)  # the order of objectives orders the weight vector
+            if prefix:  # not a section: the order of objectives orders the weight vector
+                flat[f"{prefix}{key}"] = list(value)
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from morl.algorithms.facts import ALGORITHMS
 from morl.config.tree import Config
 from morl.option import option_of
 
@@ -16,6 +19,26 @@ def to_dict(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     values["algorithm"] = {"name": config.algorithm.name, **values["algorithm"]}
     return values
+
+
+def departures(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The algorithm's name, and the settings of a plain configuration that are not defaults.
+
+    values: what `to_dict` gave, perhaps before an option was added: a new option changes nothing
+    until it is set, so it may be missing; a default that has changed since shows.
+    """
+    told = json.loads(json.dumps(values))
+    name = told["algorithm"]["name"]
+    usual = json.loads(json.dumps(to_dict(Config(algorithm=ALGORITHMS[name].settings()))))
+    del usual["algorithm"]["name"]
+    return {
+        section: {
+            key: value
+            for key, value in keys.items()
+            if key not in usual.get(section, {}) or value != usual[section][key]
+        }
+        for section, keys in told.items()
+    }
 
 
 def to_yaml(config: Config) -> str:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
+from morl.config.write import departures
+
 STORED_FILE = "stored_front.json"
 FORMAT = 1
 # These neither change what a recipe trains nor how its front is measured.
@@ -64,5 +66,6 @@ def read_stored(names: Sequence[str]) -> StoredFront | None:
 
 def recipe_digest(settings: Mapping[str, Any]) -> str:
     """Which recipe a resolved configuration is, as plain values, whatever its seed and device."""
-    training = {k: v for k, v in settings["training"].items() if k not in _INCIDENTAL}
-    return hashlib.sha256(json.dumps({**settings, "training": training}).encode()).hexdigest()
+    chosen = departures(settings)
+    chosen["training"] = {k: v for k, v in chosen["training"].items() if k not in _INCIDENTAL}
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()

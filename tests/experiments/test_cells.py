@@ -59,6 +59,16 @@ class TestRunOnce:
         assert "training.learning_rate: 0.001 -> 0.002" in capsys.readouterr().out
         assert run_once(tmp_path, "a-0", other, work, world)["value"] == 2
 
+    def test_a_cell_from_before_an_option_is_kept(self, config, world, tmp_path):
+        work = Work()
+        stored = run_once(tmp_path, "a-0", config, work, world)
+        del stored["config"]["evaluation"]["edge_points"]  # at its default
+        (tmp_path / "a-0.json").write_text(json.dumps(stored))
+        assert run_once(tmp_path, "a-0", config, work, world)["value"] == 1
+        del stored["config"]["training"]["learning_rate"]  # not at its default
+        (tmp_path / "a-0.json").write_text(json.dumps(stored))
+        assert run_once(tmp_path, "a-0", config, work, world)["value"] == 2
+
     def test_another_world_is_named_and_runs_again(self, config, world, tmp_path, capsys):
         work = Work()
         run_once(tmp_path, "a-0", config, work, world)
