@@ -6,18 +6,19 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
 import morl
 from morl.diffusion.families import decode, family_of
-from morl.diffusion.loading import SHAPES, load_pipeline
+from morl.diffusion.loading import load_pipeline
 from morl.diffusion.prompts import PromptCache
 from morl.inference import Slider
 from morl.prompts import load_prompts
 from morl.world import GUIDANCES, STEPS, base_latents
+from rewards.images import to_images
 from rewards.shapes.captions import parse
 from rewards.shapes.gold import attributes_of
 from rewards.shapes.scenes import BACKGROUNDS
@@ -37,7 +38,8 @@ def main() -> None:
     print(
         "| adapter at | dark background | mark on dark, unasked | mark, asked |\n|---|---|---|---|"
     )
-    print(line("base model", from_base(dark), from_base(asked)), flush=True)
+    pipe = load_pipeline()
+    print(line("base model", *(from_base(pipe, part) for part in (dark, asked))), flush=True)
     slider = morl.load(given.run)
     names = slider.names
     for weights in [*({name: 1.0} for name in names), dict.fromkeys(names, 1 / len(names))]:
@@ -53,9 +55,8 @@ def line(title: str, dark: Images, asked: Images) -> str:
 
 
 @torch.no_grad()
-def from_base(prompts: Sequence[str]) -> Images:
+def from_base(pipe: DiffusionPipeline, prompts: Sequence[str]) -> Images:
     """One image a prompt from the base model, at the guidance and steps of the recipe."""
-    pipe = load_pipeline(str(SHAPES))
     conditioning = PromptCache(pipe, family_of(pipe))(prompts)
     noise = torch.Generator().manual_seed(0)
     return decode(pipe, base_latents(pipe, conditioning, noise, GUIDANCES[0], STEPS))
@@ -63,9 +64,7 @@ def from_base(prompts: Sequence[str]) -> Images:
 
 def drawn(slider: Slider, prompts: Sequence[str], weights: Mapping[str, float]) -> Images:
     """One image a prompt from the adapter, as a user draws it."""
-    pictures = slider.generate(prompts, dict(weights), seed=list(range(len(prompts))))
-    arrays = [np.asarray(picture, dtype=np.float32) / 255 for picture in pictures]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return to_images(slider.generate(prompts, dict(weights), seed=list(range(len(prompts)))))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from experiments.interleaved import paired_ratio, seconds
+from experiments.interleaved import paired_ratio, seconds, timed_pairs
 from morl.config import load_config
 from morl.diffusion.families import decode
 from morl.diffusion.loading import load_pipeline
@@ -151,11 +151,7 @@ def replay_ratio(model: str, pairs: int) -> dict[str, Any]:
         bind = parts.adapter.bind
         replay_noise_pred(parts.pipe, parts.family, rollout, 5, bind=bind).mean().backward()
 
-    toolkit, direct = [], []
-    for _ in range(pairs + 1):
-        toolkit.append(seconds(replay))
-        direct.append(seconds(lambda: bare.forward().mean().backward()))
-    return paired_ratio(toolkit[1:], direct[1:])
+    return paired_ratio(*timed_pairs(replay, lambda: bare.forward().mean().backward(), pairs))
 
 
 class _Timer(Callback):

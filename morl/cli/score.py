@@ -10,11 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morl.config.scorers import configure_scorers
+from morl.config.scorers import checkpoints_of, configure_scorers, unread_records
 from morl.errors import ConfigError, DataError
 from morl.training.durable import replace_durably, require_writable
 from rewards import encoder_settings
-from rewards.checkpoints import CHECKPOINTS
 from rewards.registry import available, facts_of
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _configure(
         configure_scorers(objective)
         judges = {name: asdict(judge) for name, judge in objective.judges.items()}
         told = {"judges": judges, "instruments": dict(objective.instruments)}
-    encoders = _encoders(names)
+    encoders = checkpoints_of(names)
     if arguments.exact:
         of_sets = {"clip_vit_l_14_336", arguments.features} if metrics else set()
         for encoder in {*encoders, *of_sets}:
@@ -133,14 +132,7 @@ def _configure(
     return {**told, "encoders": used}
 
 
-def _encoders(names: Sequence[str]) -> list[str]:
-    found = {facts_of(name).encoder or "" for name in names}
-    return sorted(found & set(CHECKPOINTS))
-
-
 def _require_prompts(names: Sequence[str], items: Sequence[Item]) -> None:
-    from morl.prompts import records
-
     if items[0].prompt is None:
         reading = [name for name in names if facts_of(name).reads_prompt]
         if reading:
@@ -149,13 +141,10 @@ def _require_prompts(names: Sequence[str], items: Sequence[Item]) -> None:
                 f"--prompts: {', '.join(reading)} read a prompt, and none is given; see morl score "
                 f"--help. Rewards that read none: {', '.join(free)}"
             )
-    held = {f for record in records([i.prompt or "" for i in items]) or () for f in record}
-    for name in names:
-        record = facts_of(name).record
-        if record and record not in held:
-            raise ConfigError(
-                f"--prompts: {name} reads {record!r} of each prompt's record, and no prompt has it"
-            )
+    for name, record in unread_records(names, [item.prompt or "" for item in items]):
+        raise ConfigError(
+            f"--prompts: {name} reads {record!r} of each prompt's record, and no prompt has it"
+        )
 
 
 def _score(

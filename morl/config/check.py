@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
+from morl.config.scorers import unread_records
 from morl.config.tree import Config
 from morl.errors import ConfigError, DataError
-from morl.prompts import WORLD, read_prompts, records
+from morl.prompts import WORLD, read_prompts
 from rewards import instruments, judge_settings
 from rewards.errors import RewardError, nearest
 from rewards.objective import Objective
@@ -182,14 +183,12 @@ def _data_problems(config: Config) -> Iterator[str]:
 
 def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
     """Rewards that read a record which no prompt has."""
-    held = {field for record in records(prompts) or () for field in record}
-    for leaf in _leaves(config):
-        record = "" if _unknown(leaf) else facts_of(leaf).record
-        if record and record not in held:
-            yield (
-                f"{leaf} reads {record!r} of each prompt's record, and no prompt has it; give a "
-                ".jsonl whose lines hold it beside `prompt`"
-            )
+    known = [leaf for leaf in _leaves(config) if not _unknown(leaf)]
+    for leaf, record in unread_records(known, prompts):
+        yield (
+            f"{leaf} reads {record!r} of each prompt's record, and no prompt has it; give a "
+            ".jsonl whose lines hold it beside `prompt`"
+        )
 
 
 def _leaves(config: Config) -> tuple[str, ...]:

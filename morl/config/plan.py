@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from morl.config.published import PUBLISHED
+from morl.config.scorers import checkpoints_of
 from morl.config.tree import Config
 from morl.errors import IntegrityError
 from morl.prompts import WORLD
 from rewards.checkpoints import CHECKPOINTS
 from rewards.encoder_settings import EncoderSettings
 from rewards.objective import Objective
-from rewards.registry import facts_of
 
 WORLD_FOLDER = Path(__file__).parents[1] / "diffusion" / "assets" / "shapes"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -138,9 +138,8 @@ def plan(config: Config) -> Plan:
 def _encoder_bytes(config: Config) -> int:
     """Memory of the distinct encoders that the objective's rewards read, each loaded once."""
     leaves = Objective.from_dict(config.objective.to_objective()).leaves
-    encoders = {facts_of(leaf).encoder for leaf in leaves}
     total = 0.0
-    for name in CHECKPOINTS.keys() & encoders:
+    for name in checkpoints_of(leaves):
         settings = config.objective.encoders.get(name, EncoderSettings())
         total += CHECKPOINTS[name].memory_gb * BYTES[settings.dtype] / BYTES["float32"]
     return round(total * 1e9)

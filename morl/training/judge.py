@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from morl.config.scorers import checkpoints_of
 from morl.config.tree import Config
 from morl.prompts import records
 from morl.training.assemble import Assembly
-from rewards.checkpoints import CHECKPOINTS, find
+from rewards.checkpoints import find
 from rewards.encoder_settings import EncoderSettings
 from rewards.evaluate import BoundObjective
 from rewards.expression import Constraint
 from rewards.objective import Objective
 from rewards.parse import parse_expression
-from rewards.registry import facts_of
 from rewards.reward import ImageBatch
 
 
@@ -73,11 +73,9 @@ def require_judges(config: Config) -> None:
     """
     for text in config.evaluation.held_out.values():
         measure = Objective.from_dict({"maximize": {}, "subject_to": [f"{text} <= 0"]})
-        for leaf in measure.leaves:
-            name = facts_of(leaf).encoder
-            if name in CHECKPOINTS:
-                settings = config.objective.encoders.get(name, EncoderSettings())
-                find(name, settings.folder)
+        for name in checkpoints_of(measure.leaves):
+            settings = config.objective.encoders.get(name, EncoderSettings())
+            find(name, settings.folder)
 
 
 def score_images(

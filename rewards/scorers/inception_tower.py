@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
 from rewards.encoder_settings import EncoderSettings
 from rewards.pixels import to_bytes
-from rewards.scorers.loading import require_finite, require_names
+from rewards.scorers.loading import load_state
 
 SIZE = 299
 CLASSES = 1008  # TensorFlow's, of which ImageNet's 1,000 are a part
@@ -97,18 +96,6 @@ def inception_fid(folder: Path, settings: EncoderSettings) -> InceptionTower:
     """
     del settings
     network = Inception3(num_classes=CLASSES, aux_logits=False, init_weights=False)
-    state, wanted = load_file(folder / "model.safetensors"), network.state_dict()
     # Counts batches in training; files from TensorFlow have none.
-    learned = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    shared = wanted.keys() & state.keys()
-    require_names(
-        folder,
-        {
-            "misses": learned - state.keys(),
-            "has unknown": state.keys() - wanted.keys(),
-            "has of another shape": {n for n in shared if wanted[n].shape != state[n].shape},
-        },
-    )
-    require_finite(folder, state)
-    network.load_state_dict(state, strict=False)
+    load_state(network, folder, optional=("num_batches_tracked",))
     return InceptionTower(network)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from rewards.checkpoints import CheckpointError
 
@@ -41,6 +42,27 @@ def load_pretrained(
     )
     require_finite(folder, model.state_dict())
     return model
+
+
+def load_state(network: nn.Module, folder: Path, optional: tuple[str, ...] = ()) -> None:
+    """Fill a network that is not of transformers from `model.safetensors` of a folder, in place.
+
+    `optional`: ends of names that the file may leave out. Raises CheckpointError as
+    `load_pretrained` does.
+    """
+    state, wanted = load_file(folder / "model.safetensors"), network.state_dict()
+    needed = {name for name in wanted if not name.endswith(optional)}
+    shared = wanted.keys() & state.keys()
+    require_names(
+        folder,
+        {
+            "misses": needed - state.keys(),
+            "has unknown": state.keys() - wanted.keys(),
+            "has of another shape": {n for n in shared if wanted[n].shape != state[n].shape},
+        },
+    )
+    require_finite(folder, state)
+    network.load_state_dict(state, strict=False)
 
 
 def require_names(where: Path, faults: dict[str, Iterable[str]]) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from rewards.checkpoints import CheckpointError
 from rewards.encoder_settings import EncoderSettings
 from rewards.scorers.heads import load_head
-from rewards.scorers.loading import require_finite, require_names
+from rewards.scorers.loading import load_state
 
 # After which layers of AlexNet's trunk LPIPS looks: its five ReLUs, with their channels.
 LOOKS = {1: 64, 4: 192, 7: 384, 9: 256, 11: 256}
@@ -73,18 +72,7 @@ def lpips_alexnet(folder: Path, settings: EncoderSettings) -> LpipsTower:
     for layer in trunk:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # what LPIPS looks at must outlive the next layer
-    state, wanted = load_file(folder / "model.safetensors"), trunk.state_dict()
-    shared = wanted.keys() & state.keys()
-    require_names(
-        folder,
-        {
-            "misses": wanted.keys() - state.keys(),
-            "has unknown": state.keys() - wanted.keys(),
-            "has of another shape": {n for n in shared if wanted[n].shape != state[n].shape},
-        },
-    )
-    require_finite(folder, state)
-    trunk.load_state_dict(state)
+    load_state(trunk, folder)
     head = load_head("lpips_diversity", {f"lin{i}" for i in range(len(LOOKS))})
     weights = [head[f"lin{i}"] for i in range(len(LOOKS))]
     if [len(weight) for weight in weights] != list(LOOKS.values()):
