@@ -16,6 +16,7 @@ from morl.config.tree import Config
 from morl.errors import DataError
 from morl.fronts.utility import delivered_utility, grid_users
 from morl.prompts import load_prompts
+from morl.training.durable import replace_durably
 from morl.training.evaluate import weight_grid
 
 FILE = "rates.json"
@@ -50,6 +51,37 @@ def tune(method: str, config: Config, exam: Callable[[], Exam], folder: Path, lo
     known: Result = json.loads(path.read_bytes()) if path.is_file() else {}
     known[method] = {"factor": best(tried), "tried": tried, **origin(config)}
     path.write_text(json.dumps(known) + "\n", encoding="utf-8")
+
+
+def settle(
+    method: str,
+    config: Config,
+    folder: Path,
+    seed: int,
+    cell: Callable[[Config], Result],
+) -> None:
+    """Choose between the recipe's own rate and the best one tried, by one whole training of each.
+
+    What is best for a third of the training may be too fast for all of it. Both are run on `seed`
+    into folders of their own, and the better one becomes the study's cell of that seed: it has
+    then been chosen by the prompts that judge, as every method's has; other seeds have not.
+    Raises DataError where nothing was tried yet.
+    """
+    path, name = folder / FILE, f"{method}-{seed}"
+    known: Result = json.loads(path.read_bytes()) if path.is_file() else {}
+    if method not in known:
+        raise DataError(f"{path}: no learning rate of {method} was tried yet; run --tune first")
+    whole: dict[str, Result] = {}
+    for factor in sorted({1.0, best(known[method]["tried"])}):
+        setting = with_rate(config, factor, seed)
+        found = run_once(folder / f"whole-{factor:g}", name, setting, partial(cell, setting))
+        whole[f"{factor:g}"] = found
+    values = {f: float(one["fronts"]["gold"]["delivered_utility"]) for f, one in whole.items()}
+    known[method] |= {"factor": best(values), "whole": values}
+    path.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    chosen = json.dumps(whole[f"{best(values):g}"], allow_nan=False) + "\n"
+    replace_durably(folder / f"{name}.json", chosen.encode())
+    print(f"{method:12} whole training: {values}", flush=True)
 
 
 def best(tried: Mapping[str, float]) -> float:

@@ -17,7 +17,7 @@ from lightning import Callback
 from experiments.cells import Result, run_once, with_rate
 from experiments.front import methods
 from experiments.front.methods import Train, fixed, train_adapter
-from experiments.front.rates import centre, exam_for_tuning, rate_of, tune
+from experiments.front.rates import centre, exam_for_tuning, rate_of, settle, tune
 from experiments.judging import JUDGING_SEED, Exam, Grid, Look, for_judging
 from morl.config import load_config, require
 from morl.config.tree import Config
@@ -41,6 +41,9 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(CELLS))
     parser.add_argument("--seeds", default="0,1,2", help="`regret` runs for the first")
     parser.add_argument("--tune", action="store_true", help="try the learning rates, at C/3")
+    parser.add_argument(
+        "--settle", action="store_true", help="then the recipe's rate against the best, at C"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--set", action="append", default=[], help="override, as in `morl train`")
     given = parser.parse_args()
@@ -57,7 +60,11 @@ def main() -> None:
             for method in chosen:
                 tune(method, config, exam, given.results, LOGS)
             return
-        run(config, chosen, [int(seed) for seed in given.seeds.split(",")], given.results)
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+        if given.settle:
+            choose_rates(config, chosen, seeds[0], given.results)
+            return
+        run(config, chosen, seeds, given.results)
     except MorlError as error:
         raise SystemExit(f"{error}") from error
 
@@ -77,6 +84,18 @@ def run(config: Config, chosen: Sequence[str], seeds: Sequence[int], results: Pa
             setting, name = with_rate(config, rates[method], seed), f"{method}-{seed}"
             work = partial(_cell, method, setting, LOGS / name, exam)
             run_once(results, name, setting, work)
+            gc.collect()
+
+
+def choose_rates(config: Config, chosen: Sequence[str], seed: int, results: Path) -> None:
+    """Settle the learning rate of each method by whole trainings; `regret` has several lengths."""
+    exam = cache(
+        lambda: Exam.of(config, "held_out", JUDGING_SEED, config.evaluation.images_per_weight)
+    )
+    for method in chosen:
+        if method != "regret":
+            logs = LOGS / f"{method}-{seed}"
+            settle(method, config, results, seed, partial(_whole, method, logs, exam))
             gc.collect()
 
 
@@ -182,6 +201,10 @@ CELLS: dict[str, Cell] = {
 
 def _cell(method: str, config: Config, logs: Path, exam: Callable[[], Exam]) -> Result:
     return CELLS[method](config, logs, exam())
+
+
+def _whole(method: str, logs: Path, exam: Callable[[], Exam], config: Config) -> Result:
+    return _cell(method, config, logs, exam)
 
 
 def _plain(fronts: dict[str, Front]) -> Result:

@@ -42,6 +42,7 @@ def main() -> None:
     try:
         results = stored(given.results)
         print(comparison(results))
+        print(by_seed(results))
         print(product(list(results[PRODUCT].values())))
         if "regret" in results:
             print(regret(results))
@@ -98,6 +99,32 @@ def comparison(results: Results) -> str:
         f"{delivered(points, base.weights):.3f} |  |  |"
     )
     return "\n".join(rows) + "\n"
+
+
+def by_seed(results: Results) -> str:
+    """What the product has over every method, one training at a time."""
+    rows = ["| product minus | gold hypervolume, by seed | gold delivered utility, by seed |"]
+    rows.append("|---|---|---|")
+    for method, runs in results.items():
+        seeds = shared_seeds(results[PRODUCT], runs)
+        if method in (PRODUCT, "regret") or not seeds:
+            continue
+        ours, theirs = (
+            [fronts(one[seed])["gold"] for seed in seeds] for one in (results[PRODUCT], runs)
+        )
+        cells = [
+            ", ".join(
+                f"{_measured(mine, statistic) - _measured(other, statistic):+.3f}"
+                for mine, other in zip(ours, theirs, strict=True)
+            )
+            for statistic in (volume, delivered)
+        ]
+        rows.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _measured(front: Front, statistic: Statistic) -> float:
+    return statistic(front.constants.normalise(front.mean), front.weights)
 
 
 def regret(results: Results) -> str:

@@ -15,7 +15,7 @@ from experiments.front.figure import draw, on_edge
 from experiments.front.methods import Shuffled, fixed, plain, soup, with_steps
 from experiments.front.run import BUDGETS, corners
 from experiments.front.store import pooled_front
-from experiments.front.table import at_weights, comparison, gain_kept, regret, stored
+from experiments.front.table import at_weights, by_seed, comparison, gain_kept, regret, stored
 from experiments.judging import JUDGING_SEED
 from experiments.pairing import delivered, pooled, require_same_questions, shared_seeds
 from morl.config import check, load_config
@@ -133,6 +133,16 @@ class TestPairing:
         assert row.split("|")[3].strip() == "2"
         assert row.split("|")[7].strip() == "0.033 [0.033, 0.033]"
 
+    def test_every_seed_is_shown_apart(self, config):
+        # (0.2 - 0.1) / 3 at seed 0, (0.2 + 0.02 - 0.3 - 0.02) / 3 at seed 2
+        results = {
+            "conditioned": {seed: cell(config, 0.2, seed) for seed in (0, 2)},
+            "soup": {0: cell(config, 0.1, 0), 2: cell(config, 0.3, 2), 5: cell(config, 0.1, 5)},
+        }
+        row = by_seed(results).splitlines()[-1]
+        assert row.startswith("| soup | ")
+        assert row.split("|")[3].strip() == "+0.033, -0.033"
+
     def test_a_method_without_a_common_seed_has_no_row(self, config):
         results = {
             "conditioned": {0: cell(config, 0.2, 0)},
@@ -248,6 +258,26 @@ class TestRates:
         assert rates.rate_of("soup", config, tmp_path) == 0.5
         chosen = json.loads((tmp_path / rates.FILE).read_text())["soup"]
         assert chosen["tried"] == {"0.5": 0.4, "1": 0.1, "2": 0.2}
+
+    def test_whole_trainings_settle_between_the_recipes_rate_and_the_best(self, config, tmp_path):
+        tried = {"0.5": 0.2, "1": 0.1, "2": 0.3}
+        known = {"soup": {"factor": 2.0, "tried": tried, **origin(config)}}
+        (tmp_path / rates.FILE).write_text(json.dumps(known))
+        ran = []
+
+        def whole(setting):
+            ran.append(setting.training.learning_rate / config.training.learning_rate)
+            return {"fronts": {"gold": {"delivered_utility": 0.5 - ran[-1] / 10}}}
+
+        for _ in range(2):  # the second time nothing runs
+            rates.settle("soup", config, tmp_path, 0, whole)
+        assert ran == [1.0, 2.0]
+        assert rates.rate_of("soup", config, tmp_path) == 1.0
+        kept = json.loads((tmp_path / "soup-0.json").read_text())
+        assert kept["fronts"]["gold"]["delivered_utility"] == pytest.approx(0.4)
+        assert kept["config"]["training"]["learning_rate"] == config.training.learning_rate
+        with pytest.raises(DataError, match="no learning rate of random was tried yet"):
+            rates.settle("random", config, tmp_path, 0, whole)
 
     def test_a_choice_for_another_recipe_is_refused(self, config, tmp_path):
         choice = {"soup": {"factor": 2.0, **origin(with_steps(config, 7))}}
