@@ -76,7 +76,9 @@ def settle(
         setting = with_rate(config, factor, seed)
         found = run_once(folder / f"whole-{factor:g}", name, setting, partial(cell, setting))
         whole[f"{factor:g}"] = found
-    values = {f: float(one["fronts"]["gold"]["delivered_utility"]) for f, one in whole.items()}
+    values = {
+        f: float(one["fronts"]["gold"]["delivered_utility"]["value"]) for f, one in whole.items()
+    }
     known[method] |= {"factor": best(values), "whole": values}
     path.write_text(json.dumps(known) + "\n", encoding="utf-8")
     chosen = json.dumps(whole[f"{best(values):g}"], allow_nan=False) + "\n"

@@ -267,14 +267,14 @@ class TestRates:
 
         def whole(setting):
             ran.append(setting.training.learning_rate / config.training.learning_rate)
-            return {"fronts": {"gold": {"delivered_utility": 0.5 - ran[-1] / 10}}}
+            return {"fronts": {"gold": {"delivered_utility": {"value": 0.5 - ran[-1] / 10}}}}
 
         for _ in range(2):  # the second time nothing runs
             rates.settle("soup", config, tmp_path, 0, whole)
         assert ran == [1.0, 2.0]
         assert rates.rate_of("soup", config, tmp_path) == 1.0
         kept = json.loads((tmp_path / "soup-0.json").read_text())
-        assert kept["fronts"]["gold"]["delivered_utility"] == pytest.approx(0.4)
+        assert kept["fronts"]["gold"]["delivered_utility"]["value"] == pytest.approx(0.4)
         assert kept["config"]["training"]["learning_rate"] == config.training.learning_rate
         with pytest.raises(DataError, match="no learning rate of random was tried yet"):
             rates.settle("random", config, tmp_path, 0, whole)
