@@ -20,13 +20,11 @@ from morl.training.assemble import Assembly
 from morl.training.device import choose_device
 from morl.training.metrics import MetricsLog
 from morl.training.module import AlignmentModule
-from morl.training.run import RunDirectory
+from morl.training.run import GUARD_FILE, RunDirectory
 from morl.weights import region_vertices
 from rewards.objective import Objective
 from rewards.parse import parse_expression
 from rewards.reward import ImageBatch
-
-LOG = "guard.jsonl"
 
 
 class Probe:
@@ -118,7 +116,7 @@ class Guard(Callback):
         self.parts = parts
         self.rules = parts.config.guard.rules
         self.every = parts.config.guard.every
-        self.book = MetricsLog(run.path / LOG)
+        self.book = MetricsLog(run.path / GUARD_FILE)
         self.probe = Probe(parts, prompts)
         self.base: View | None = None
         self.best = _copy(module.ema.state_dict())
