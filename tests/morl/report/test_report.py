@@ -239,5 +239,5 @@ def test_a_guard_is_drawn_and_says_what_it_did():
     assert len(busy.figures) == 1  # nothing was read of disagreement
     figure = map_figure([look(10, 0.1), look(20, 2.5)], "gap", "SD")
     assert figure.data[0].y == ("red at red=1",)
-    assert figure.data[0].z[0] == (0.1, 2.5)
+    assert list(figure.data[0].z[0]) == [0.1, 2.5]
     assert list(guard_sections([])) == []
