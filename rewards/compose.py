@@ -41,5 +41,5 @@ def max_(*parts: Expression | float) -> Expression:
 
 
 def ensemble(*members: Expression, aggregate: Aggregate = "mean") -> Expression:
-    """Several measures of one thing, as z-scores on base images: mean, min or mean-std."""
+    """Several measures of one thing, as z-scores on base images; see rewards/members.py."""
     return Ensemble(tuple(map(number, members)), aggregate)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Operator = Literal["+", "-", "*", "/"]
 Extreme = Literal["min", "max"]
 Sense = Literal["<=", ">="]
-Aggregate = Literal["mean", "min", "mean-std"]
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "mean-std")
+Aggregate = Literal["mean", "min", "mean-std", "uwo", "soft-min"]
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "mean-std", "uwo", "soft-min")
 
 
 class Expression:

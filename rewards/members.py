@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from rewards.errors import RewardError, nearest
 from rewards.expression import AGGREGATES, Aggregate
+
+UWO_PENALTY = 0.5  # per unit of variance of the z-scores; the authors' value for best-of-n
+SOFT_MIN_TEMPERATURE = 1.0  # in z-scores; UWO with penalty 1/2 to second order
 
 # Keeps the gradient of a standard deviation finite where members agree exactly, in z-scores.
 VARIANCE_FLOOR = 1e-12
@@ -32,12 +36,18 @@ def aggregate(
     std_i = sigmabar sqrt( sum_m (z_im - zbar_i)^2 / (M - 1) )
 
     r: `members` [B,M], M >= 2; mu, sigma: `base_mean`, `base_std` [M] on base samples, sigma > 0;
-    mubar, sigmabar: their means over members, so that the value is back in raw units. agg: mean,
-    min, or mean minus one standard deviation; with `direction` -1, where less is better, the
-    pessimistic ones are max and mean plus one. Members that share data or an encoder agree on
-    their common errors: then std understates. Raises NoProtectionError for fewer than two members.
-    Source: z-scores first, since a minimum over unlike scales is meaningless; min is WCO of arXiv
-    2310.02743, whose UWO takes the unbiased variance, as here.
+    mubar, sigmabar: their means over members, so that the value is back in raw units. agg, with
+    d = `direction`, -1 where less is better, so that every pessimistic one errs on the safe side:
+
+    mean      zbar                          min       d min_m d z_m
+    mean-std  zbar - d sqrt(v)              uwo       zbar - d v / 2
+    soft-min  -d b log mean_m exp(-d z_m / b),  b = 1
+
+    v: unbiased variance over the members. Small b gives min, large b the mean, and between them
+    zbar - d v / (2 b) to second order. Members that share data or an encoder agree on their common
+    errors: then std understates. Raises NoProtectionError for fewer than two members.
+    Source: z-scores first, since a minimum over unlike scales is meaningless; min is WCO, and UWO
+    takes the unbiased variance, in arXiv 2310.02743; soft-min: arXiv 2606.09073.
     """
     if members.shape[1] < 2:
         raise NoProtectionError(
@@ -51,6 +61,11 @@ def aggregate(
         combined = z.amin(dim=1) if direction > 0 else z.amax(dim=1)
     elif how == "mean-std":
         combined = z.mean(dim=1) - direction * std
+    elif how == "uwo":
+        combined = z.mean(dim=1) - direction * UWO_PENALTY * z.var(dim=1)
+    elif how == "soft-min":
+        worst = torch.logsumexp(-direction * z / SOFT_MIN_TEMPERATURE, dim=1)
+        combined = -direction * SOFT_MIN_TEMPERATURE * (worst - math.log(z.shape[1]))
     else:
         raise ValueError(f"unknown `how` {how!r}; {nearest(how, AGGREGATES)}")
     return base_mean.mean() + base_std.mean() * combined, base_std.mean() * std

@@ -30,6 +30,7 @@ LAYERS = (
         "morl.diffusion",
         "morl.lora",
         "morl.fronts",
+        "morl.guard",
     ),
     ("morl.algorithms",),
     ("morl.config",),

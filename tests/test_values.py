@@ -120,6 +120,14 @@ ROWS: dict[str, tuple[Callable[[], list[float]], list[float]]] = {
         lambda: member_values("mean-std", 1),
         [6.048501, 6.640571, 1.595944, 1.770541],
     ),
+    "aggregate uwo": (
+        lambda: member_values("uwo", 1),
+        [6.813889, 7.388889, 1.595944, 1.770541],
+    ),
+    "aggregate soft-min": (
+        lambda: member_values("soft-min", 1),
+        [7.200272, 7.683904, 1.595944, 1.770541],
+    ),
     "violation": (violations, [0.04, 0.3]),
     "lagrangian_penalty": (
         lambda: lagrangian_penalty(COSTS, VALID, LIMITS, MULTIPLIERS, ["<=", ">="]).tolist(),

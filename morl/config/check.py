@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
+from morl.config.guard import guard_problems
 from morl.config.scorers import unread_records
 from morl.config.tree import Config
 from morl.errors import ConfigError, DataError
@@ -73,6 +74,7 @@ def _objective_problems(config: Config) -> Iterator[str]:
             "the learned proxy, or set allow_gold: true in a study that means it"
         )
     yield from _evaluation_problems(config, objective)
+    yield from guard_problems(config, objective)
     facts = ALGORITHMS[config.algorithm.name]
     blind = [leaf for leaf in objective.undifferentiable() if leaf in known]
     if "reward_gradient" in facts.needs and blind:

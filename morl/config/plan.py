@@ -52,6 +52,9 @@ class Plan:
     """Of the base model, where it is declared."""
     guidances: tuple[float, float] = (1.0, 1.0)
     """In training and in judging the front."""
+    looks: int = 0
+    look_images: int = 0
+    """Of a guard on the whole simplex: at its corners and centre, all looks together."""
 
     def describe(self) -> str:
         """Return a few aligned lines for a terminal."""
@@ -64,6 +67,7 @@ class Plan:
                 "forward with backward",
                 f"front                {self.front_images:,} images at {self.grid_points} weight "
                 f"vectors, {self.front_forwards:,.0f} network evaluations",
+                *self._guarded(),
                 f"memory               networks {_megabytes(self.network_bytes)}, one "
                 f"differentiated call about {_megabytes(self.backward_bytes)}"
                 f"{f' ({self.calls_kept} kept at once)' if self.calls_kept > 1 else ''}"
@@ -71,6 +75,11 @@ class Plan:
                 *self._notes(),
             ]
         )
+
+    def _guarded(self) -> list[str]:
+        if not self.looks:
+            return []
+        return [f"guard                {self.look_images:,} images at {self.looks} looks"]
 
     def _notes(self) -> list[str]:
         trained, judged = self.guidances
@@ -105,6 +114,8 @@ def plan(config: Config) -> Plan:
     # The base model is measured beside the grid.
     front_images = (points + 1) * (evaluation.images_per_weight + judged)
     front_guidance = base.guidance if evaluation.guidance is None else evaluation.guidance
+    guard = config.guard
+    looks = training.steps // guard.every if guard.every else 0
     folder = WORLD_FOLDER if base.model == WORLD else Path(base.model)
     width = BYTES[base.dtype]
     size = training.micro_batch or training.batch_size
@@ -131,6 +142,8 @@ def plan(config: Config) -> Plan:
         calls_kept=spent.kept,
         decode_bytes=decoded * size * BYTES["float32"] * spent.decoded,
         guidances=(base.guidance, front_guidance),
+        looks=looks,
+        look_images=looks * (objectives + 1) * guard.prompts * guard.images_per_prompt,
         licence=None if published is None else published.licence,
     )
 

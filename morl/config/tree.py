@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from morl.algorithms.settings import AlgorithmSettings, DraftSettings
+from morl.guard.settings import GuardConfig
 from morl.lora.settings import AdapterConfig
 from morl.option import option
 from rewards.encoder_settings import EncoderSettings
@@ -216,6 +217,7 @@ class Config:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property

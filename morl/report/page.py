@@ -12,10 +12,12 @@ import plotly.offline
 from markupsafe import Markup
 
 from morl.report.front_sections import front_sections, headline
+from morl.report.guard_sections import guard_sections
 from morl.report.section import section
 from morl.report.style import hue
 from morl.report.training_sections import training_sections
-from morl.training.run import RunDirectory
+from morl.training.metrics import MetricsLog
+from morl.training.run import GUARD_FILE, RunDirectory
 
 REPORT = "report.html"
 
@@ -52,7 +54,11 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "hues": [hue(k) for k in range(len(config.names))],
         "constraints": list(config.objective.subject_to),
         "headline": [] if measured is None else list(headline(measured)),
-        "sections": [*fronts, *training_sections(run.metrics.read(), config)],
+        "sections": [
+            *fronts,
+            *training_sections(run.metrics.read(), config),
+            *guard_sections(MetricsLog(run.path / GUARD_FILE).read()),
+        ],
         "strips": _strips(run.path),
         "ledger": _ledger(run.path),
         "command": info["command"],

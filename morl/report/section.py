@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -11,16 +12,17 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Section:
-    """title and text as plain text; figures: HTML of plotly divs, drawn side by side."""
+    """title, text and list items as plain text; figures: HTML of plotly divs, side by side."""
 
     title: str
     text: str
     figures: tuple[Markup, ...] = ()
+    items: tuple[str, ...] = ()
 
 
-def section(title: str, text: str, *figures: go.Figure) -> Section:
+def section(title: str, text: str, *figures: go.Figure, items: Sequence[str] = ()) -> Section:
     """A section with its figures as HTML; the page holds the plotly library once for all."""
-    return Section(title, text, tuple(Markup(_html(figure)) for figure in figures))
+    return Section(title, text, tuple(Markup(_html(figure)) for figure in figures), tuple(items))
 
 
 def _html(figure: go.Figure) -> str:

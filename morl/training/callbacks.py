@@ -13,6 +13,7 @@ from morl.prompts import load_prompts
 from morl.randomness import generator
 from morl.training.assemble import Assembly
 from morl.training.checkpoint import save_checkpoint
+from morl.training.guard import Guard
 from morl.training.module import AlignmentModule
 from morl.training.run import RunDirectory
 from morl.training.signals import StopRequest
@@ -118,12 +119,14 @@ class KeepRun(Callback):
         module: AlignmentModule,
         calibration: Calibration,
         config: Config,
+        guard: Guard | None = None,
     ) -> None:
         self.run = run
         self.stop = stop
         self.module = module
         self.calibration = calibration
         self.config = config
+        self.guard = guard
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,8 +144,9 @@ class KeepRun(Callback):
         self.step = int(batch) + 1
         stopping = trainer.strategy.reduce_boolean_decision(bool(self.stop), all=False)
         due = self.step % self.config.training.checkpoint_every == 0
-        last = self.step == self.config.training.steps
+        last = self.step == self.config.training.steps or trainer.should_stop
         if trainer.is_global_zero and (due or stopping or last):
-            save_checkpoint(self.run, self.step, *collect_state(self.module, self.calibration))
+            state = collect_state(self.module, self.calibration, self.guard)
+            save_checkpoint(self.run, self.step, *state)
         if stopping:
             trainer.should_stop = True

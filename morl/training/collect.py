@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +56,8 @@ class Parts:
 
 class Collector(ABC):
     """Turns the questions of a step into losses; keeps what the step saw for the log."""
+
+    algorithm: Any
 
     def __init__(self, parts: Parts) -> None:
         self.sampler = parts.sampler

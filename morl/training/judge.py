@@ -13,6 +13,7 @@ from morl.config.scorers import checkpoints_of
 from morl.config.tree import Config
 from morl.prompts import records
 from morl.training.assemble import Assembly
+from morl.training.device import choose_device
 from rewards.checkpoints import find
 from rewards.encoder_settings import EncoderSettings
 from rewards.evaluate import BoundObjective
@@ -48,7 +49,8 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     proxy = replace(parts.objective, pessimism=0.0)
     extra = tuple((text, parse_expression(text)) for text in also)
     proxy = replace(proxy, maximized=(*proxy.maximized, *extra))
-    bound = parts.bound if not extra and not parts.objective.pessimism else proxy.bind()
+    device = choose_device(config.training.accelerator)
+    bound = parts.bound if not extra and not parts.objective.pessimism else proxy.bind(device)
     bound.statistics.update(parts.bound.statistics)
     held_out = config.evaluation.held_out
     if not all(name in held_out for name in config.names):
@@ -63,7 +65,7 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     gold = Objective(
         tuple((name, parse_expression(held_out[name])) for name in config.names), constraints
     )
-    return Judge(bound, gold.bind())
+    return Judge(bound, gold.bind(device))
 
 
 def require_judges(config: Config) -> None:
@@ -71,7 +73,7 @@ def require_judges(config: Config) -> None:
 
     Downloads what the hub has. Raises CheckpointError naming what is missing and how to get it.
     """
-    for text in config.evaluation.held_out.values():
+    for text in (*config.evaluation.held_out.values(), *config.guard.held_out.values()):
         measure = Objective.from_dict({"maximize": {}, "subject_to": [f"{text} <= 0"]})
         for name in checkpoints_of(measure.leaves):
             settings = config.objective.encoders.get(name, EncoderSettings())

@@ -34,6 +34,7 @@ RESUMABLE = (
     "prompts.held_out",
     "evaluation.",
 )
+GUARD_FILE = "guard.jsonl"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "open_clip_torch")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -35,16 +35,29 @@ class Sampler:
     size: tuple[int, int] | None = None
     """(height, width) in pixels; None: the pipeline's own."""
     micro: MicroBatch = field(default_factory=MicroBatch)
+    anchor: dict[str, Tensor] = field(default_factory=dict)
+    """Adapter parameters that training is pulled towards; empty: the base model."""
 
     @property
     def evaluations_per_step(self) -> int:
         """Network evaluations of one image at one step: 2 under classifier-free guidance."""
         return self.family.groups(self.guidance)
 
-    def reference(self, weights: Tensor) -> AbstractContextManager[None]:
+    def base(self, weights: Tensor) -> AbstractContextManager[None]:
         """The base model as a binding: it has no weights to read."""
         del weights
         return self.adapter.disabled()
+
+    @contextmanager
+    def reference(self, weights: Tensor) -> Iterator[None]:
+        """What training is pulled towards, as a binding: the base model, or `anchor`."""
+        with ExitStack() as stack:
+            if self.anchor:
+                stack.enter_context(self.adapter.using(self.anchor))
+                stack.enter_context(self.adapter.bind(weights))
+            else:
+                stack.enter_context(self.base(weights))
+            yield
 
     def noise(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch ..."]:
         return initial_latents(self.pipe, self.family, batch, generator, self.size)
@@ -118,7 +131,7 @@ class Sampler:
                 eta=eta,
                 noise_steps=noise_steps,
                 generator=generator,
-                bind=self.reference if reference else self.adapter.bind,
+                bind=self.base if reference else self.adapter.bind,
                 record=record,
                 part=Part(part.start, len(prompts)),
             )

@@ -26,6 +26,7 @@ from morl.training.callbacks import KeepRun, LogMetrics, Strips
 from morl.training.checkpoint import Checkpoint, load_checkpoint
 from morl.training.collect import Parts
 from morl.training.data import BatchPlan
+from morl.training.guard import Guard
 from morl.training.header import adapter_header
 from morl.training.module import AlignmentModule, OptimiserSettings
 from morl.training.processes import first_process
@@ -69,13 +70,21 @@ def train(
             calibration = Calibration.from_dict(checkpoint.state["calibration"])
             first = checkpoint.step
         module = build_module(parts, prompts, calibration)
+        guard = Guard(run, parts, module, prompts) if config.guard.every else None
         if checkpoint is not None:
-            restore(module, checkpoint)
+            restore(module, checkpoint, guard)
+        elif guard is not None:
+            guard.begin()
         if first_process():
             run.metrics.truncate_after(first)
-        keep = KeepRun(run, stop, module, calibration, config)
-        callbacks = [LogMetrics(run, module, config), Strips(run, parts, module, config), keep]
-        fit(config, module, callbacks, run.path, first)
+            if guard is not None:
+                guard.book.truncate_after(first)
+        watching = [] if guard is None else [guard]
+        keep = KeepRun(run, stop, module, calibration, config, guard)
+        looking = [LogMetrics(run, module, config), Strips(run, parts, module, config)]
+        callbacks = [*looking, *watching, keep]
+        if guard is None or not guard.stopped:
+            fit(config, module, callbacks, run.path, first)
         if not first_process():
             return run.path / ADAPTER_FILE
         if stop:
@@ -113,7 +122,9 @@ def calibrate(run: RunDirectory, parts: Assembly, prompts: Sequence[str]) -> Cal
 
 
 def _finished(run: RunDirectory, config: Config, checkpoint: Checkpoint) -> bool:
-    return checkpoint.step >= config.training.steps and (run.path / ADAPTER_FILE).is_file()
+    stopped = checkpoint.state.get("guard", {}).get("stopped", False)
+    done = checkpoint.step >= config.training.steps or stopped
+    return done and (run.path / ADAPTER_FILE).is_file()
 
 
 def build_module(

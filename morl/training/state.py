@@ -10,6 +10,7 @@ from torch import Tensor
 
 from morl.errors import DataError
 from morl.training.checkpoint import Checkpoint
+from morl.training.guard import Guard
 from morl.training.module import AlignmentModule
 from morl.training.run import RunDirectory
 from morl.training.state_tree import join, split
@@ -19,7 +20,7 @@ BASE_FILE = "base.json"
 
 
 def collect_state(
-    module: AlignmentModule, calibration: Calibration
+    module: AlignmentModule, calibration: Calibration, guard: Guard | None = None
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by group, and plain values: everything that the next step depends on.
 
@@ -41,6 +42,9 @@ def collect_state(
         "statistics": module.collector.objective.statistics,
         "ledger": module.collector.ledger.to_dict(),
     }
+    if guard is not None:
+        watched = guard.state_dict()
+        groups["guard"], state["guard"] = watched["tensors"], watched["plain"]
     return {name: group for name, group in groups.items() if group}, state
 
 
@@ -74,8 +78,8 @@ def _read_base(run: RunDirectory) -> dict[str, Any]:
     return values
 
 
-def restore(module: AlignmentModule, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint into a freshly built module.
+def restore(module: AlignmentModule, checkpoint: Checkpoint, guard: Guard | None = None) -> None:
+    """Load a checkpoint into a freshly built module, and into its guard.
 
     The optimiser exists only once Lightning has set it up: its state waits in the module.
     """
@@ -89,4 +93,7 @@ def restore(module: AlignmentModule, checkpoint: Checkpoint) -> None:
     module.collector.ledger.load_dict(checkpoint.state["ledger"])
     statistics = checkpoint.state["statistics"].items()
     module.collector.objective.statistics = {name: (mean, std) for name, (mean, std) in statistics}
-    module.optimiser_state = join(tensors["optimizer"], checkpoint.state["optimizer"])
+    if guard is not None:
+        guard.load_state_dict({"tensors": tensors["guard"], "plain": checkpoint.state["guard"]})
+    # A guard that rolled back has left the optimiser without moments.
+    module.optimiser_state = join(tensors.get("optimizer", {}), checkpoint.state["optimizer"])

@@ -124,6 +124,8 @@ class TrainingUtility:
         self.calibration = calibration
         self.duals = duals
         self.means = MeanRewards(len(objective.names))
+        self.shares = torch.ones(len(objective.names))
+        """Factors on the objectives' coefficients, which a guard may lower."""
 
     def score(self, table: ObjectiveTable, weights: Float[Tensor, "batch objective"]) -> Scored:
         """Calibrate, scalarise and penalise; gradients flow to the images, never to the state."""
@@ -190,7 +192,10 @@ class TrainingUtility:
         self, rewards: Float[Tensor, "batch objective"], weights: Float[Tensor, "batch objective"]
     ) -> Float[Tensor, "batch objective"]:
         at = self.means.at(weights) if self.objective.on == "mean" else rewards.detach()
-        return utility_gradient(self.objective.scalarization, at, weights, **self.objective.params)
+        gradient = utility_gradient(
+            self.objective.scalarization, at, weights, **self.objective.params
+        )
+        return gradient * self.shares.to(gradient)
 
     def _penalty(self, table: ObjectiveTable) -> Float[Tensor, " batch"]:
         if self.duals is None:

@@ -46,12 +46,27 @@ class TestValues:
         expected = [50.5 + 25.5 * (1 - math.sqrt(2)), 50.5 + 25.5 * (0.5 - math.sqrt(0.5))]
         assert value.tolist() == pytest.approx(expected)
 
+    def test_uwo(self):
+        # unbiased variances of (2, 0) and (0, 1): 2 and 0.5; half of them is taken from the mean
+        value, _ = aggregate(MEMBERS, MEAN, STD, "uwo")
+        assert value.tolist() == pytest.approx([50.5 + 25.5 * (1 - 1), 50.5 + 25.5 * (0.5 - 0.25)])
+
+    def test_soft_min(self):
+        # -log((e^-2 + 1) / 2) and -log((1 + e^-1) / 2)
+        value, _ = aggregate(MEMBERS, MEAN, STD, "soft-min")
+        expected = [50.5 - 25.5 * math.log((math.exp(-z) + 1) / 2) for z in (2, 1)]
+        assert value.tolist() == pytest.approx(expected)
+
     def test_pessimism_of_a_cost_looks_upwards(self):
         # largest z are 2 and 1: 50.5 + 51, 50.5 + 25.5
         value, _ = aggregate(MEMBERS, MEAN, STD, "min", direction=-1)
         assert value.tolist() == pytest.approx([101.5, 76.0])
         value, _ = aggregate(MEMBERS, MEAN, STD, "mean-std", direction=-1)
         assert value[0].item() == pytest.approx(50.5 + 25.5 * (1 + math.sqrt(2)))
+        value, _ = aggregate(MEMBERS, MEAN, STD, "uwo", direction=-1)
+        assert value[0].item() == pytest.approx(50.5 + 25.5 * (1 + 1))
+        value, _ = aggregate(MEMBERS, MEAN, STD, "soft-min", direction=-1)
+        assert value[0].item() == pytest.approx(50.5 + 25.5 * math.log((math.exp(2) + 1) / 2))
 
 
 class TestLimits:
@@ -71,6 +86,14 @@ class TestLimits:
         torch.testing.assert_close(value, members.mean(1))
         torch.testing.assert_close(std, members.std(1), rtol=0, atol=1e-9)
         torch.testing.assert_close(aggregate(members, zero, one, "min")[0], members.amin(1))
+
+    @pytest.mark.parametrize("direction", [1, -1])
+    def test_soft_min_and_uwo_agree_where_members_nearly_do(self, direction):
+        members, zero, one = normal(7, 4) / 100, normal(4) * 0, normal(4) * 0 + 1
+        soft = aggregate(members, zero, one, "soft-min", direction)[0]
+        # The population variance: the expansion is exact in it.
+        second = members.mean(1) - direction * members.var(1, correction=0) / 2
+        torch.testing.assert_close(soft, second, rtol=0, atol=1e-6)
 
 
 class TestProperties:
@@ -94,9 +117,9 @@ class TestProperties:
     def test_pessimistic_aggregates_lie_below_the_mean(self, seed):
         members, zero, one = normal(6, 3, seed=seed), normal(3) * 0, normal(3) * 0 + 1
         mean = aggregate(members, zero, one, "mean")[0]
-        for how in ("min", "mean-std"):
-            assert (aggregate(members, zero, one, how)[0] <= mean).all()
-            assert (aggregate(members, zero, one, how, -1)[0] >= mean).all()
+        for how in AGGREGATES:
+            assert (aggregate(members, zero, one, how)[0] <= mean + 1e-12).all()
+            assert (aggregate(members, zero, one, how, -1)[0] >= mean - 1e-12).all()
 
     @pytest.mark.parametrize("how", AGGREGATES)
     def test_the_order_of_members_plays_no_part(self, how):
@@ -138,7 +161,7 @@ class TestErrors:
 
     def test_unknown_aggregate(self):
         with pytest.raises(
-            ValueError, match=r"unknown `how` 'median'; .*known: mean, mean-std, min"
+            ValueError, match=r"unknown `how` 'median'; .*known: mean, mean-std, min, soft-min, uwo"
         ):
             aggregate(MEMBERS, MEAN, STD, "median")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rewards import R, ensemble, max_, min_
 from rewards.errors import ExpressionError
-from rewards.expression import Constraint, Expression, Number
+from rewards.expression import AGGREGATES, Constraint, Expression, Number
 from rewards.panel import RewardTable
 from rewards.parse import MAX_CHARACTERS, MAX_DEPTH, parse_constraint, parse_expression
 from rewards.semantics import value_of
@@ -50,9 +50,9 @@ EXPRESSIONS = st.recursive(
         st.tuples(inner, st.floats(-9, 0), st.floats(0.01, 9)).map(lambda p: p[0].clip(*p[1:])),
         _pair(inner).map(lambda p: min_(*p)),
         _pair(inner).map(lambda p: max_(*p)),
-        st.tuples(
-            _pair(inner).filter(_different), st.sampled_from(("mean", "min", "mean-std"))
-        ).map(lambda p: ensemble(*p[0], aggregate=p[1])),
+        st.tuples(_pair(inner).filter(_different), st.sampled_from(AGGREGATES)).map(
+            lambda p: ensemble(*p[0], aggregate=p[1])
+        ),
     ),
     max_leaves=12,
 )

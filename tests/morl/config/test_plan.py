@@ -29,6 +29,13 @@ class TestCounts:
         assert (found.grid_points, found.front_images) == (10, 11 * 228)
         assert found.front_forwards == 11 * 2280
 
+    def test_a_guard_looks_at_corners_and_centre(self):
+        # 5 updates, a look at every second: 2 looks x (3 corners + 1) x 16 prompts x 2 images
+        found = planned("guard.every=2", "guard.prompts=16", "guard.images_per_prompt=2")
+        assert (found.looks, found.look_images) == (2, 2 * 4 * 32)
+        assert "guard                256 images at 2 looks" in found.describe()
+        assert "guard " not in planned().describe()
+
     def test_without_constraints_nothing_judges_them(self):
         assert planned("objective.subject_to=[]").front_images == 11 * 128
 

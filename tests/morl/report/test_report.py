@@ -17,6 +17,7 @@ from morl.fronts.front import Front
 from morl.fronts.indicators import FrontConstants
 from morl.report import front_sections, write_report
 from morl.report.front_figures import above_base, edges_of, event_figure, front_figures
+from morl.report.guard_sections import guard_sections, map_figure
 from morl.report.stored import StoredFront, StoredMethod, recipe_digest
 from morl.report.training_figures import (
     constraint_figure,
@@ -220,3 +221,23 @@ class TestTrainingFigures:
             "threshold": [0.4, 0.4],
             "multiplier": [0.5, 0.5],
         }
+
+
+def look(step, gap, decisions=()):
+    reading = {"value": gap, "weights": "red=1", "of": "red"}
+    levers = {"pessimism": 0.5, "kl_coef": 2.0, "shares": [1.0], "stopped": False}
+    return {"step": step, "signals": {"gap": [reading]}, "decisions": list(decisions), **levers}
+
+
+def test_a_guard_is_drawn_and_says_what_it_did():
+    acted = {"rule": 1, "signal": "gap", "value": 2.5, "weights": "red=1", "of": "red"}
+    (quiet,) = guard_sections([look(10, 0.1)])
+    assert quiet.items == ("It never acted.",)
+    (busy,) = guard_sections([look(10, 0.1), look(20, 2.5, [{**acted, "do": ["stop"]}])])
+    (line,) = busy.items
+    assert line.startswith("Update 20: gap of red was 2.5 at red=1, so rule 1: end the training")
+    assert len(busy.figures) == 1  # nothing was read of disagreement
+    figure = map_figure([look(10, 0.1), look(20, 2.5)], "gap", "SD")
+    assert figure.data[0].y == ("red at red=1",)
+    assert list(figure.data[0].z[0]) == [0.1, 2.5]
+    assert list(guard_sections([])) == []
