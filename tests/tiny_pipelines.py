@@ -48,12 +48,12 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
 
 
-def clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def clip_config(tokenizer: CLIPTokenizer, width: int = TEXT) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT,
-        intermediate_size=2 * TEXT,
-        projection_dim=TEXT,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
@@ -121,19 +121,20 @@ def stable_diffusion_2() -> StableDiffusionPipeline:
     return stable_diffusion("v_prediction")
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+def stable_diffusion_xl(second: int = TEXT) -> StableDiffusionXLPipeline:
+    """second: width of the second text encoder, the larger one in the published model."""
     tokenizer = clip_tokenizer()
     return StableDiffusionXLPipeline(
         vae=vae(),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer, second)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet(
-            2 * TEXT,
+            TEXT + second,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + TEXT,
+            projection_class_embeddings_input_dim=6 * 8 + second,
             transformer_layers_per_block=(1, 1),
             use_linear_projection=True,
         ),

@@ -17,9 +17,16 @@ class BaseConfig:
     """The diffusion pipeline that is adapted, and how it samples."""
 
     model: str = option(
-        "shapes", "the embedded world's pipeline, a diffusers folder, or a hub id like org/name"
+        "shapes",
+        "the embedded world's pipeline, a diffusers folder, a hub id like org/name, or a single "
+        ".safetensors file as model sites publish them",
     )
     revision: str | None = option(None, "commit, tag or branch of a hub model")
+    config: str | None = option(
+        None,
+        "of a single file: the diffusers folder or hub id whose tokenizer, scheduler and sizes it "
+        "takes; where omitted, the original model that its tensor names tell of",
+    )
     steps: int = option(10, "sampler steps", low=1)
     guidance: float = option(1.0, "classifier-free guidance scale; 1 is off and costs half", low=0)
     dtype: Literal["float32", "bfloat16", "float16"] = option(

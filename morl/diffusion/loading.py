@@ -13,15 +13,15 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from morl.diffusion.families import FAMILIES, Family, family_of
-from morl.errors import DataError, IntegrityError, PipelineError
+from morl.diffusion.single_file import configuration_of, load_single_file, refuse_bad_file
+from morl.diffusion.weight_files import first_line, refuse_bad_weights
+from morl.errors import DataError, PipelineError
 
 LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 SHAPES = Path(__file__).parent / "assets" / "shapes"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SIGNS_PER_TENSOR = 64  # enough to tell any two trainings apart, cheap for a large model
 
 
@@ -31,40 +31,40 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     decode: Literal["whole", "sliced", "tiled"] = "whole",
+    config: str | None = None,
 ) -> DiffusionPipeline:
     """Return a frozen pipeline in eval mode whose scheduler can be recorded.
 
-    model: "shapes" (the embedded world), a folder in diffusers layout, or a Hub id; revision: of a
-    Hub id; dtype: of everything but the autoencoder, which stays fp32; decode: image by image
-    (sliced) or in overlapping tiles, to save memory. A scheduler that is neither
+    model: "shapes" (the embedded world), a folder in diffusers layout, a Hub id, or a single
+    .safetensors file; revision: of a Hub id; dtype: of everything but the autoencoder, which stays
+    fp32; decode: image by image (sliced) or in overlapping tiles, to save memory; config: folder or
+    Hub id that describes a single file (then `revision` is of that id). A scheduler that is neither
     DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
     safety is a reward or a constraint here. Raises DataError if the model cannot be had,
     IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
     """
-    folder = _folder(model, revision)
+    file = Path(model) if model != "shapes" and Path(model).is_file() else None
+    if file is not None:
+        refuse_bad_file(file)
+        folder = configuration_of(file, config, revision)
+    elif config is not None:
+        raise DataError(f"`config` describes a single file; {model!r} is none")
+    else:
+        folder = _folder(model, revision)
     index = _index(folder)
     family = _declared_family(folder, index)
-    _refuse_bad_weights(folder)
+    refuse_bad_weights(folder)
     # A component saved as absent (SD3 without its T5) must be passed as None to be accepted.
     keywords: dict[str, Any] = {
         name: None for name, entry in index.items() if entry == [None, None]
     }
     if family.pipeline == "StableDiffusionPipeline":
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
-    try:
-        with _without_bars():
-            pipe = DiffusionPipeline.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype={"default": dtype, "vae": torch.float32},
-                **keywords,
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}: incomplete or inconsistent pipeline ({_first_line(error)}); save it again "
-            "with save_pretrained, without a variant"
-        ) from error
+    with _without_bars():
+        if file is None:
+            pipe = _from_folder(folder, dtype, keywords)
+        else:
+            pipe = load_single_file(file, family.pipeline, folder, index, dtype, **keywords)
     if type(pipe.scheduler).__name__ != family.scheduler:
         pipe.scheduler = _replaced(pipe, family)
     pipe.register_to_config(_name_or_path=_label(model))
@@ -115,6 +115,22 @@ def _base_parameters(denoiser: Any) -> list[tuple[str, Tensor]]:
     return sorted((name, held[name]) for name, _ in own)
 
 
+def _from_folder(folder: Path, dtype: torch.dtype, keywords: dict[str, Any]) -> DiffusionPipeline:
+    try:
+        return DiffusionPipeline.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype={"default": dtype, "vae": torch.float32},
+            **keywords,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: incomplete or inconsistent pipeline ({first_line(error)}); save it again "
+            "with save_pretrained, without a variant"
+        ) from error
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """No progress bars of the libraries: a few seconds of loading would bury our own lines."""
@@ -141,10 +157,10 @@ def _folder(model: str, revision: str | None) -> Path:
         if revision is not None:
             raise DataError(f"`revision` {revision!r} is for a Hub id; {model!r} is a folder")
         return path
-    if path.is_file() or model.count("/") != 1 or model.startswith((".", "~", "/")):
+    if model.count("/") != 1 or model.startswith((".", "~", "/")):
         raise DataError(
-            f"`model` must be 'shapes', a folder in diffusers layout (with model_index.json) or a "
-            f"Hub id 'owner/name'; got {model!r}, which is {_what(path)}"
+            f"`model` must be 'shapes', a folder in diffusers layout (with model_index.json), a "
+            f".safetensors file or a Hub id 'owner/name'; got {model!r}, which is not there"
         )
     try:
         cached = DiffusionPipeline.download(
@@ -153,7 +169,7 @@ def _folder(model: str, revision: str | None) -> Path:
     except OSError as error:
         command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
         raise DataError(
-            f"cannot load {model!r} from the Hub ({_first_line(error)}); it needs safetensors "
+            f"cannot load {model!r} from the Hub ({first_line(error)}); it needs safetensors "
             f"weights and, once, a connection: run `{command}`, or give a local folder"
         ) from error
     return Path(cached)
@@ -181,33 +197,6 @@ def _declared_family(folder: Path, index: dict[str, Any]) -> Family:
     raise PipelineError(f"{folder}: pipeline class {name!r} is not supported; known: {known}")
 
 
-def _refuse_bad_weights(folder: Path) -> None:
-    """Refuse pickles by name where nothing else is there, and by content whatever the name."""
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(path for path in part.iterdir() if path.is_file())
-        weights = [path for path in files if path.suffix == ".safetensors"]
-        pickles = [path for path in files if path.suffix in PICKLES]
-        if pickles and not weights and part.name != "safety_checker":
-            raise IntegrityError(
-                f"{pickles[0]} is a pickle, which can run code when it is loaded; "
-                f"save the pipeline again with save_pretrained(..., safe_serialization=True)"
-            )
-        for path in weights:
-            _refuse_bad_safetensors(path)
-
-
-def _refuse_bad_safetensors(path: Path) -> None:
-    # Opening maps the file and compares its header with its length; no weight is read.
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} is not a whole safetensors file ({_first_line(error)}): truncated, or another "
-            "format under that name; download or save it again"
-        ) from error
-
-
 def _replaced(
     pipe: DiffusionPipeline, family: Family
 ) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -228,15 +217,6 @@ def _replaced(
 
 
 def _label(model: str) -> str:
-    # A folder is named without its place: adapters carry the label to other machines.
+    # Named without its place: adapters carry the label to other machines.
     path = Path(model)
-    return path.resolve().name if path.is_dir() else model
-
-
-def _what(path: Path) -> str:
-    return "a file" if path.is_file() else "not there"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return path.resolve().name if path.exists() else model

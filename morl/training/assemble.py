@@ -54,6 +54,7 @@ def assemble(config: Config) -> Assembly:
         dtype=getattr(torch, config.base.dtype),
         device=device,
         decode=config.base.decode,
+        config=config.base.config,
     )
     family = family_of(pipe)
     identity = base_identity(pipe)

@@ -127,11 +127,6 @@ def test_neither_a_folder_nor_an_id(model: str) -> None:
         load_pipeline(model)
 
 
-def test_a_single_file_is_not_a_pipeline(folder: Path) -> None:
-    with pytest.raises(DataError, match="which is a file"):
-        load_pipeline(str(unet_file(folder)))
-
-
 def test_a_revision_is_for_the_hub(folder: Path) -> None:
     with pytest.raises(DataError, match="`revision` 'main' is for a Hub id"):
         load_pipeline(str(folder), revision="main")
