@@ -1,4 +1,4 @@
-"""Guidance in training and afterwards are two settings; where they differ, both numbers are said."""
+"""Guidance in training and afterwards are two settings; a difference is said, with both numbers."""
 
 from __future__ import annotations
 

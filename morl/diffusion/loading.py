@@ -64,7 +64,7 @@ def load_pipeline(
         if file is None:
             pipe = _from_folder(folder, dtype, keywords)
         else:
-            pipe = load_single_file(file, family.pipeline, folder, index, dtype, **keywords)
+            pipe = load_single_file(file, folder, index, dtype, **keywords)
     if type(pipe.scheduler).__name__ != family.scheduler:
         pipe.scheduler = _replaced(pipe, family)
     pipe.register_to_config(_name_or_path=_label(model))

@@ -11,14 +11,20 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.loaders.single_file_utils import (
     DIFFUSERS_DEFAULT_PIPELINE_PATHS,
+    LDM_VAE_KEYS,
     SingleFileComponentError,
     infer_diffusers_model_type,
+    is_clip_model_in_single_file,
+    is_t5_in_single_file,
 )
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
+from torch import Tensor
 
 from morl.diffusion.weight_files import first_line, refuse_bad_safetensors, refuse_pickle
 from morl.errors import DataError, IntegrityError
@@ -64,40 +70,84 @@ def configuration_of(file: Path, config: str | None, revision: str | None) -> Pa
 
 
 def load_single_file(
-    file: Path, name: str, folder: Path, index: dict[str, Any], dtype: torch.dtype, **given: Any
+    file: Path, folder: Path, index: dict[str, Any], dtype: torch.dtype, **given: Any
 ) -> DiffusionPipeline:
-    """Read a file's tensors into a pipeline of class `name`, described by `folder` and its index.
+    """Read a file's tensors into the pipeline that `folder` and its index describe.
 
     dtype: of everything but the autoencoder, which is read in fp32; given: components that stand
-    in for the file's own. Components that the file lacks are read from `folder` where it has their
-    weights. Raises DataError for a file of another model, IntegrityError for missing tensors.
+    in for the file's own. An autoencoder or text encoder that the file lacks is read from `folder`.
+    Raises DataError for a file of another model, IntegrityError for missing tensors.
     """
     options: dict[str, Any] = {"config": str(folder), "local_files_only": True}
-    autoencoder: Any = getattr(diffusers, index["vae"][1])
-    pipeline: Any = getattr(diffusers, name)
+    pipeline: Any = getattr(diffusers, index["_class_name"])
+    given |= _from_folder(file, folder, index, dtype)
     try:
-        vae = autoencoder.from_single_file(
-            str(file), subfolder="vae", torch_dtype=torch.float32, **options
-        )
-        pipe = pipeline.from_single_file(str(file), vae=vae, torch_dtype=dtype, **options, **given)
-    except (SingleFileComponentError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        if "vae" not in given:
+            autoencoder: Any = getattr(diffusers, index["vae"][1])
+            given["vae"] = autoencoder.from_single_file(
+                str(file), subfolder="vae", torch_dtype=torch.float32, **options
+            )
+        return pipeline.from_single_file(str(file), torch_dtype=dtype, **options, **given)
+    except (SingleFileComponentError, OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{file} does not hold the {name} that {folder} describes ({first_line(error)}); give "
-            "base.config, the diffusers folder or Hub id of the model it was made from"
+            f"{file} does not hold the {index['_class_name']} that {folder} describes "
+            f"({first_line(error)}); give base.config, the diffusers folder or Hub id of the model "
+            "it was made from"
         ) from error
-    _refuse_missing(file, pipe)
-    return pipe
+    except NotImplementedError as error:  # a parameter without values was moved
+        missing = _missing(file, folder, index)
+        raise IntegrityError(
+            f"{file} lacks {len(missing)} tensors, such as {', '.join(missing[:LISTED])}; download "
+            "it again, or give the base.config of the model it was made from"
+        ) from error
+
+
+def _from_folder(
+    file: Path, folder: Path, index: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """The autoencoder and the text encoders that the folder has weights of and the file has not."""
+    tensors = _without_values(file)
+    found: dict[str, Any] = {}
+    for name, entry in index.items():
+        text = name.startswith("text_encoder")
+        if not (text or name == "vae") or not any((folder / name).glob("*.safetensors")):
+            continue
+        kind: Any = getattr(transformers if text else diffusers, entry[1])
+        if text:
+            t5 = kind is transformers.T5EncoderModel and is_t5_in_single_file(tensors)
+            held = t5 or is_clip_model_in_single_file(kind, tensors)
+        else:
+            held = any(key.startswith(tuple(LDM_VAE_KEYS)) for key in tensors)
+        if not held:
+            found[name] = kind.from_pretrained(
+                folder / name,
+                dtype=dtype if text else torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    return found
+
+
+def _missing(file: Path, folder: Path, index: dict[str, Any]) -> list[str]:
+    """Parameters of denoiser and autoencoder that no tensor of the file is for."""
+    missing = []
+    for part in index.keys() & {"unet", "transformer", "vae"}:
+        kind: Any = getattr(diffusers, index[part][1])
+        config = kind.load_config(folder / part)
+        with torch.device("meta"):
+            own = kind.from_config(config).state_dict().keys()
+        renamed = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
+        held = renamed(checkpoint=_without_values(file), config=config).keys()
+        missing += [f"{part}.{name}" for name in own - held]
+    return sorted(missing)
 
 
 def _original(file: Path) -> str:
     """The hub id of the model that a file's tensor names tell of."""
-    with safe_open(file, framework="pt") as tensors:
-        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    kind = infer_diffusers_model_type(
-        {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    )
-    if kind == FALLBACK and not any(name.startswith(U_NET) for name in shapes):
-        names = ", ".join(sorted(shapes)[:LISTED])
+    tensors = _without_values(file)
+    kind = infer_diffusers_model_type(tensors)
+    if kind == FALLBACK and not any(name.startswith(U_NET) for name in tensors):
+        names = ", ".join(sorted(tensors)[:LISTED])
         raise DataError(
             f"{file}: holds no model whose layout diffusers knows, but {names}, ...; a LoRA goes "
             "into adapter.init_from or adapter.beside"
@@ -106,17 +156,10 @@ def _original(file: Path) -> str:
     return repo
 
 
-def _refuse_missing(file: Path, pipe: DiffusionPipeline) -> None:
-    """Tensors that a file lacks stay without values: they are on the meta device."""
-    empty = [
-        f"{part}.{name}"
-        for part, component in pipe.components.items()
-        if isinstance(component, torch.nn.Module)
-        for name, parameter in component.named_parameters()
-        if parameter.is_meta
-    ]
-    if empty:
-        raise IntegrityError(
-            f"{file} lacks {len(empty)} tensors, such as {', '.join(empty[:LISTED])}; download it "
-            "again, or give the base.config of the model it was made from"
-        )
+def _without_values(file: Path) -> dict[str, Tensor]:
+    """A file's tensors by name, of their shapes; nothing but the header is read."""
+    with safe_open(file, framework="pt") as tensors:
+        return {
+            name: torch.empty(tensors.get_slice(name).get_shape(), device="meta")
+            for name in tensors.keys()  # noqa: SIM118 (no mapping)
+        }

@@ -55,14 +55,21 @@ def test_images_and_identity_are_those_of_the_folder(name, tmp_path, monkeypatch
     ours = load_pipeline(str(file), config=str(config))
     folder = load_pipeline(str(config.with_name("folder")))
     assert type(ours) is type(folder)
-    assert torch.equal(images(ours), images(folder))
+    networks = [part for part, held in ours.components.items() if isinstance(held, torch.nn.Module)]
+    for part in networks:
+        expected = folder.components[part].state_dict()
+        found = ours.components[part].state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+        assert not ours.components[part].training
+        assert not any(parameter.requires_grad for parameter in ours.components[part].parameters())
+    assert {"vae", "text_encoder", "unet"} <= set(networks)
+    # Equal numbers elsewhere in memory may round another way.
+    torch.testing.assert_close(images(ours), images(folder), atol=1e-5, rtol=0)
     one, other = base_identity(ours), base_identity(folder)
     assert one.pop("model") == "model.safetensors"  # without its place
     assert other.pop("model") == "folder"
     assert one == other
-    for component in (ours.unet, ours.vae, ours.text_encoder):
-        assert not component.training
-        assert not any(parameter.requires_grad for parameter in component.parameters())
 
 
 def test_the_autoencoder_is_read_in_fp32(sd) -> None:
@@ -76,9 +83,10 @@ def test_the_autoencoder_is_read_in_fp32(sd) -> None:
 
 def test_what_the_file_lacks_comes_from_the_folder(sd, tmp_path) -> None:
     whole = tiny_pipelines.build("sd")
-    file = write_single_file(whole, tmp_path / "denoiser.safetensors", without="cond_stage_model")
+    file = write_single_file(whole, tmp_path / "denoiser.safetensors", "_stage_model")
     pipe = load_pipeline(str(file), config=str(sd[1].with_name("folder")))
-    assert torch.equal(images(pipe), images(whole))
+    torch.testing.assert_close(images(pipe), images(whole), atol=1e-5, rtol=0)
+    file = write_single_file(whole, tmp_path / "textless.safetensors", "cond_stage_model")
     with pytest.raises(DataError, match=r"does not hold the StableDiffusionPipeline .*CLIPText"):
         load_pipeline(str(file), config=str(sd[1]))
 
@@ -100,7 +108,9 @@ def test_a_truncated_file_is_refused(sd) -> None:
 def test_missing_tensors_are_named(sd, tmp_path) -> None:
     pipe = tiny_pipelines.build("sd")
     file = write_single_file(pipe, tmp_path / "less.safetensors", without="middle_block.1.norm")
-    with pytest.raises(IntegrityError, match=r"lacks 2 tensors, such as unet.mid_block.attentions"):
+    with pytest.raises(
+        IntegrityError, match=r"lacks 2 tensors, such as unet.mid_block.attentions.0"
+    ):
         load_pipeline(str(file), config=str(sd[1]))
 
 
