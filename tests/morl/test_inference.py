@@ -20,7 +20,7 @@ from morl.lora.store import AdapterHeader, save_adapter
 from morl.weights import WeightNote
 
 NAMES = ("aesthetic", "alignment", "safety")
-FAMILIES = ("flux", "sana", "sd", "sd2", "sd3", "sdxl")
+FAMILIES = ("auraflow", "flux", "sana", "sd", "sd2", "sd3", "sdxl")
 MIX = {"aesthetic": 0.5, "alignment": 0.2, "safety": 0.3}
 ONE_LEVEL = 1  # rounding of batched arithmetic may cross the edge between two of 255 levels
 

@@ -44,7 +44,7 @@ def test_a_folder_is_loaded_frozen(folder: Path, build_pipe) -> None:
     assert pipe.safety_checker is None
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "auraflow"])
 def test_the_other_families_are_loaded(tmp_path: Path, build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     pipe.save_pretrained(tmp_path / name)
@@ -165,7 +165,7 @@ def test_identity_tells_models_apart(build_pipe) -> None:
     assert base_identity(build_pipe("sdxl"))["pipeline"] != identity["pipeline"]
 
 
-@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana"])
+@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana", "auraflow"])
 def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     identity = base_identity(pipe)
