@@ -40,6 +40,11 @@ class BaseConfig:
         "recompute the denoiser's and the decoder's blocks in the backward pass instead of keeping "
         "what they computed: about a third more time for a fraction of the memory",
     )
+    compile: bool = option(
+        False,
+        "torch.compile the denoiser's repeated blocks: slow first steps, faster ones after; "
+        "replayed log-probs then agree up to rounding instead of bit for bit",
+    )
     decode: Literal["whole", "sliced", "tiled"] = option(
         "whole",
         "decode a batch at once, image by image (sliced: the same images), or in overlapping tiles "

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 from morl.config.scorers import configure_scorers
 from morl.config.tree import Config
+from morl.diffusion.compiled import compile_blocks
 from morl.diffusion.families import Family, family_of
 from morl.diffusion.loading import base_identity, checkpoint_decoder, load_pipeline
 from morl.diffusion.prompts import PromptCache
@@ -68,6 +69,8 @@ def assemble(config: Config) -> Assembly:
     if config.base.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
         checkpoint_decoder(pipe)
+    if config.base.compile:
+        compile_blocks(family.denoiser_of(pipe))
     objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(

@@ -178,6 +178,8 @@ def fit(
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         # Lightning 2.6 asks torch 2.15's pytree a question that is about to be renamed.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        # base.compile: dynamo looks at `.grad` of the gates, which are no leaves.
+        warnings.filterwarnings("ignore", ".*grad attribute of a Tensor that is not a leaf.*")
         trainer = Trainer(
             accelerator="cpu" if config.training.accelerator == "cpu" else "auto",
             devices=config.training.devices,
