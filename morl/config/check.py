@@ -9,6 +9,7 @@ from pathlib import Path
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
 from morl.config.scorers import unread_records
 from morl.config.tree import BaseConfig, Config
+from morl.diffusion.quantized import quantize_problem
 from morl.errors import ConfigError, DataError
 from morl.prompts import WORLD, read_prompts
 from rewards import instruments, judge_settings
@@ -47,6 +48,13 @@ def _base_problems(base: BaseConfig) -> Iterator[str]:
         yield (
             f"base.model: got {base.model!r}; must be {WORLD!r}, an existing diffusers folder or "
             ".safetensors file, or a hub id like org/name"
+        )
+    if problem := quantize_problem(base.quantize):
+        yield problem
+    if base.quantize != "none" and model.is_file():
+        yield (
+            f"base.quantize: {base.quantize} reads a diffusers folder or hub id, and {base.model!r}"
+            " is a single file; save it with save_pretrained, or set base.quantize: none"
         )
     described = "base.model", base.model
     if base.config is not None:

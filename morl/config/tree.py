@@ -32,6 +32,11 @@ class BaseConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "number format of the frozen networks; adapter and autoencoder stay in float32"
     )
+    quantize: Literal["none", "int8", "nf4"] = option(
+        "none",
+        "store the frozen denoiser in 8 bits (int8, by torchao) or 4 (nf4, by bitsandbytes); the "
+        "adapter stays in float32",
+    )
     size: int | None = option(
         None, "side of the square images; the pipeline's own where omitted", unit="pixels", low=8
     )

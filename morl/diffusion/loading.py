@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from torch import Tensor
 
 from morl.diffusion.families import FAMILIES, Family, family_of
+from morl.diffusion.quantized import DIGEST, Quantize, quantization_of, stored_tensors
 from morl.diffusion.single_file import configuration_of, load_single_file, refuse_bad_file
 from morl.diffusion.weight_files import first_line, refuse_bad_weights
-from morl.errors import DataError, PipelineError
+from morl.errors import ConfigError, DataError, PipelineError
 
 LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 SHAPES = Path(__file__).parent / "assets" / "shapes"
@@ -32,16 +33,19 @@ def load_pipeline(
     device: str | torch.device = "cpu",
     decode: Literal["whole", "sliced", "tiled"] = "whole",
     config: str | None = None,
+    quantize: Quantize = "none",
 ) -> DiffusionPipeline:
     """Return a frozen pipeline in eval mode whose scheduler can be recorded.
 
     model: "shapes" (the embedded world), a folder in diffusers layout, a Hub id, or a single
     .safetensors file; revision: of a Hub id; dtype: of everything but the autoencoder, which stays
     fp32; decode: image by image (sliced) or in overlapping tiles, to save memory; config: folder or
-    Hub id that describes a single file (then `revision` is of that id). A scheduler that is neither
-    DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
-    safety is a reward or a constraint here. Raises DataError if the model cannot be had,
-    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
+    Hub id that describes a single file (then `revision` is of that id); quantize: the denoiser of a
+    folder or Hub id to 8 or 4 bits. A scheduler that is neither DDIM nor flow matching is replaced
+    by DDIM with trailing timesteps. There is no safety checker: safety is a reward or a constraint
+    here. Raises DataError if the model cannot be had,
+    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class,
+    ConfigError for a quantisation that is not installed or not possible.
     """
     file = Path(model) if model != "shapes" and Path(model).is_file() else None
     if file is not None:
@@ -60,6 +64,10 @@ def load_pipeline(
     }
     if family.pipeline == "StableDiffusionPipeline":
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
+    if quantize != "none":
+        if file is not None:
+            raise ConfigError(f"`quantize` reads a folder in diffusers layout; {model!r} is a file")
+        keywords["quantization_config"] = quantization_of(quantize, family.denoiser, dtype)
     with _without_bars():
         if file is None:
             pipe = _from_folder(folder, dtype, keywords)
@@ -73,6 +81,9 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     family_of(pipe)
+    if quantize != "none":
+        stored = stored_tensors(folder / family.denoiser)
+        pipe.register_to_config(**{DIGEST: _digest(family.denoiser_of(pipe), family, stored)})
     if decode == "sliced":
         pipe.vae.enable_slicing()
     elif decode == "tiled":
@@ -93,26 +104,42 @@ def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
     `pipeline`: class; `model`: where it was loaded from, a label for people; `denoiser`: SHA-256
     over the names and shapes of the base parameters and the signs of 64 evenly spaced elements of
     each. Signs do not depend on the dtype the model was loaded in, nor does the digest change when
-    an adapter is attached (it does while one is merged). Compare `pipeline` and `denoiser`.
+    an adapter is attached (it does while one is merged), nor on quantisation by `load_pipeline`.
+    Compare `pipeline` and `denoiser`. Raises PipelineError for a pipeline quantised elsewhere.
     """
     family = family_of(pipe)
-    digest = hashlib.sha256(family.pipeline.encode())
-    for name, parameter in _base_parameters(family.denoiser_of(pipe)):
-        digest.update(f"{name}{list(parameter.shape)}".encode())
-        flat = parameter.detach().flatten()
-        chosen = flat[:: max(1, flat.numel() // SIGNS_PER_TENSOR)]
-        digest.update(bytes(chosen.signbit().cpu().tolist()))
+    denoiser: Any = family.denoiser_of(pipe)
+    known = pipe.config.get(DIGEST)
+    if known is None and denoiser.config.get("quantization_config") is not None:
+        raise PipelineError(
+            f"the {family.denoiser} is quantised, and no longer tells which model it is; load it "
+            "with morl.diffusion.loading.load_pipeline(..., quantize=...)"
+        )
     model = str(pipe.name_or_path or "unknown")
-    return {"pipeline": family.pipeline, "model": model, "denoiser": digest.hexdigest()}
+    if known is None:
+        known = _digest(denoiser, family, denoiser.named_parameters())
+    return {"pipeline": family.pipeline, "model": model, "denoiser": known}
 
 
-def _base_parameters(denoiser: Any) -> list[tuple[str, Tensor]]:
-    # What the class itself builds, without memory: parameters that adapters add are not in it, and
-    # peft moves a wrapped layer's own to `.base_layer.`.
-    with torch.device("meta"):
+def _digest(denoiser: Any, family: Family, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Of the parameters that the class itself builds, wherever their values are held.
+
+    Parameters that adapters add are not among them, and peft moves a wrapped layer's own to
+    `.base_layer.`.
+    """
+    marks = {name.replace(".base_layer.", "."): _mark(tensor) for name, tensor in tensors}
+    with torch.device("meta"):  # without memory
         own = type(denoiser).from_config(denoiser.config).named_parameters()
-    held = {name.replace(".base_layer.", "."): row for name, row in denoiser.named_parameters()}
-    return sorted((name, held[name]) for name, _ in own)
+    digest = hashlib.sha256(family.pipeline.encode())
+    for name in sorted(name for name, _ in own):
+        digest.update(name.encode() + marks[name])
+    return digest.hexdigest()
+
+
+def _mark(tensor: Tensor) -> bytes:
+    flat = tensor.detach().flatten()
+    chosen = flat[:: max(1, flat.numel() // SIGNS_PER_TENSOR)]
+    return f"{list(tensor.shape)}".encode() + bytes(chosen.signbit().cpu().tolist())
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, keywords: dict[str, Any]) -> DiffusionPipeline:

@@ -56,6 +56,7 @@ def assemble(config: Config) -> Assembly:
         device=device,
         decode=config.base.decode,
         config=config.base.config,
+        quantize=config.base.quantize,
     )
     family = family_of(pipe)
     identity = base_identity(pipe)
