@@ -287,11 +287,9 @@ def auraflow() -> AuraFlowPipeline:
         pos_embed_max_size=64,
     )
     with torch.no_grad():  # as initialised its gates are nearly shut, and no block counts
-        for block in (
-            *transformer.joint_transformer_blocks,
-            *transformer.single_transformer_blocks,
-        ):
-            block.norm1.linear.weight.mul_(10)
+        for name, parameter in transformer.named_parameters():
+            if name.endswith("norm1.linear.weight"):
+                parameter.mul_(40)
     return AuraFlowPipeline(
         tokenizer=t5_tokenizer(),
         text_encoder=UMT5EncoderModel(UMT5Config(**T5_SIZES)),
