@@ -51,12 +51,15 @@ class Plan:
 
     licence: str | None = None
     """Of the base model, where it is declared."""
+    quantized: bool = False
+    """Whether the denoiser will take less than `network_bytes` counts for it."""
     mismatch: str | None = None
     """What is to be said where training and judging differ in guidance."""
 
     def describe(self) -> str:
         """Return a few aligned lines for a terminal."""
         licence = f"base model           licence {self.licence}"
+        before = " before quantisation" if self.quantized else ""
         return "\n".join(
             [
                 *([] if self.licence is None else [licence]),
@@ -65,7 +68,7 @@ class Plan:
                 "forward with backward",
                 f"front                {self.front_images:,} images at {self.grid_points} weight "
                 f"vectors, {self.front_forwards:,.0f} network evaluations",
-                f"memory               networks {_megabytes(self.network_bytes)}, one "
+                f"memory               networks {_megabytes(self.network_bytes)}{before}, one "
                 f"differentiated call about {_megabytes(self.backward_bytes)}"
                 f"{f' ({self.calls_kept} kept at once)' if self.calls_kept > 1 else ''}"
                 f"{self._further()}; computed, not measured",
@@ -122,6 +125,7 @@ def plan(config: Config) -> Plan:
         backward_bytes=None if kept is None else kept * size * branches * width,
         calls_kept=spent.kept,
         decode_bytes=decoded * size * BYTES["float32"] * spent.decoded,
+        quantized=base.quantize != "none",
         mismatch=guidance_mismatch(config),
         licence=None if published is None else published.licence,
     )
