@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from morl.config.guidance import GuidanceNote
 from morl.config.load import load_config
 from morl.diffusion.families import family_of
 from morl.diffusion.loading import base_identity, load_pipeline
@@ -107,8 +108,9 @@ class Slider:
         function of its seed alone, so it does not depend on the rest of the batch, but for the
         rounding of batched arithmetic: in fp32 a pixel may differ by 1 of 255. weights may be a
         function of the step. steps, guidance, and size, (height, width) in pixels: as trained where
-        None; batch_size: images in memory at once. Raises WeightError for weights that mean
-        nothing and ConfigError for counts that do not fit together.
+        None; batch_size: images in memory at once. Another guidance than in training is said.
+        Raises WeightError for weights that mean nothing and ConfigError for counts that do not fit
+        together.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -117,6 +119,7 @@ class Slider:
         count = _common_length(prompts=prompts, weights=rows, seeds=seeds)
         prompts, seeds = prompts * (count // len(prompts)), seeds * (count // len(seeds))
         self._note_region(rows)
+        self._note_guidance(guidance)
         settings = Settings(
             int(self._setting("steps", steps)),
             self._setting("guidance", guidance),
@@ -166,7 +169,8 @@ class Slider:
         """Put the same adapter on your own pipeline, and return its slider.
 
         `pipe(...)` is then used as ever, inside `with slider.at(weights)`, or at `weights` until
-        `hold` changes them. force: also onto another base model, if all shapes fit. Raises
+        `hold` changes them; its own default guidance need not be that of training, which
+        `header.sampling` holds. force: also onto another base model, if all shapes fit. Raises
         IntegrityError for another base model.
         """
         slider = _attach(self.file, pipe, force)
@@ -206,6 +210,16 @@ class Slider:
                 f"outside the weights that training drew: {', '.join(outside)}; what the slider "
                 "does there was never trained",
                 RegionNote,
+                stacklevel=3,
+            )
+
+    def _note_guidance(self, drawn: float | None) -> None:
+        trained = self.header.sampling.get("guidance")
+        if drawn is not None and trained is not None and drawn != trained:
+            warnings.warn(
+                f"trained at guidance {trained:g} and drawn at {drawn:g}: what the weights do was "
+                "learned at the former",
+                GuidanceNote,
                 stacklevel=3,
             )
 
@@ -252,7 +266,7 @@ def _base_model(
 ) -> DiffusionPipeline:
     if path.is_dir() and (path / "config.yaml").is_file():
         base = load_config(path / "config.yaml").base
-        return load_pipeline(base.model, base.revision, dtype, device)
+        return load_pipeline(base.model, base.revision, dtype, device, config=base.config)
     model = read_adapter(file)[0].base.get("model", "unknown")
     try:
         return load_pipeline(model, None, dtype, device)

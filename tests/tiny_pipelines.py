@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
@@ -35,6 +37,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 TOKENS = 24
@@ -48,12 +52,12 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
 
 
-def clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def clip_config(tokenizer: CLIPTokenizer, width: int = TEXT) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT,
-        intermediate_size=2 * TEXT,
-        projection_dim=TEXT,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
@@ -121,19 +125,20 @@ def stable_diffusion_2() -> StableDiffusionPipeline:
     return stable_diffusion("v_prediction")
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+def stable_diffusion_xl(second: int = TEXT) -> StableDiffusionXLPipeline:
+    """second: width of the second text encoder, the larger one in the published model."""
     tokenizer = clip_tokenizer()
     return StableDiffusionXLPipeline(
         vae=vae(),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer, second)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet(
-            2 * TEXT,
+            TEXT + second,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + TEXT,
+            projection_class_embeddings_input_dim=6 * 8 + second,
             transformer_layers_per_block=(1, 1),
             use_linear_projection=True,
         ),
@@ -169,20 +174,33 @@ def stable_diffusion_3() -> StableDiffusion3Pipeline:
     )
 
 
+T5_PIECES = [
+    *((word, 0.0) for word in ("<pad>", "</s>", "<unk>")),
+    *((letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,"),
+]
+T5_SIZES = {
+    "vocab_size": len(T5_PIECES),
+    "d_model": TEXT,
+    "d_kv": 8,
+    "d_ff": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+}
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    return T5Tokenizer(vocab=T5_PIECES, extra_ids=0, model_max_length=TOKENS)
+
+
 def flux() -> FluxPipeline:
     tokenizer = clip_tokenizer()
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,"]
-    config = T5Config(
-        vocab_size=len(pieces), d_model=TEXT, d_kv=8, d_ff=16, num_layers=1, num_heads=2
-    )
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=vae(),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(config),
-        tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=TOKENS),
+        text_encoder_2=T5EncoderModel(T5Config(**T5_SIZES)),
+        tokenizer_2=t5_tokenizer(),
         transformer=FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
@@ -254,6 +272,33 @@ def sana() -> SanaPipeline:
     )
 
 
+def auraflow() -> AuraFlowPipeline:
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        caption_projection_dim=16,
+        pos_embed_max_size=64,
+    )
+    with torch.no_grad():  # as initialised its gates are nearly shut, and no block counts
+        for name, parameter in transformer.named_parameters():
+            if name.endswith("norm1.linear.weight"):
+                parameter.mul_(40)
+    return AuraFlowPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(UMT5Config(**T5_SIZES)),
+        vae=vae(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
 BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd": stable_diffusion,
     "sd2": stable_diffusion_2,
@@ -261,6 +306,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd3": stable_diffusion_3,
     "flux": flux,
     "sana": sana,
+    "auraflow": auraflow,
 }
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
 from morl.config.guard import guard_problems
 from morl.config.scorers import unread_records
-from morl.config.tree import Config
+from morl.config.tree import BaseConfig, Config
+from morl.diffusion.quantized import quantize_problem
 from morl.errors import ConfigError, DataError
 from morl.prompts import WORLD, read_prompts
 from rewards import instruments, judge_settings
@@ -39,14 +40,36 @@ def _setting_problems(config: Config) -> Iterator[str]:
     yield from _objective_problems(config)
     yield from _algorithm_problems(config)
     yield from _region_problems(config)
-    model = config.base.model
-    if model != WORLD and not Path(model).is_dir() and not _HUB_ID.match(model):
+    yield from _base_problems(config.base)
+
+
+def _base_problems(base: BaseConfig) -> Iterator[str]:
+    model = Path(base.model)
+    if base.model != WORLD and not model.exists() and not _HUB_ID.match(base.model):
         yield (
-            f"base.model: got {model!r}; must be {WORLD!r}, an existing diffusers folder, or a "
-            "hub id like org/name"
+            f"base.model: got {base.model!r}; must be {WORLD!r}, an existing diffusers folder or "
+            ".safetensors file, or a hub id like org/name"
         )
-    elif Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
-        yield f"base.model: {model!r} holds no model_index.json, so it is no diffusers pipeline"
+    if problem := quantize_problem(base.quantize):
+        yield problem
+    if base.quantize != "none" and model.is_file():
+        yield (
+            f"base.quantize: {base.quantize} reads a diffusers folder or hub id, and {base.model!r}"
+            " is a single file; save it with save_pretrained, or set base.quantize: none"
+        )
+    described = "base.model", base.model
+    if base.config is not None:
+        described = "base.config", base.config
+        if not model.is_file():
+            yield f"base.config: describes a single file, and base.model {base.model!r} is none"
+        elif not Path(base.config).is_dir() and not _HUB_ID.match(base.config):
+            yield (
+                f"base.config: got {base.config!r}; must be an existing diffusers folder or a hub "
+                "id like org/name"
+            )
+    key, folder = described
+    if Path(folder).is_dir() and not (Path(folder) / "model_index.json").is_file():
+        yield f"{key}: {folder!r} holds no model_index.json, so it is no diffusers pipeline"
 
 
 def _objective_problems(config: Config) -> Iterator[str]:

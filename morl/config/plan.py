@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from morl.config.guidance import guidance_mismatch, judged_guidance
 from morl.config.published import PUBLISHED
 from morl.config.scorers import checkpoints_of
 from morl.config.tree import Config
@@ -50,15 +51,18 @@ class Plan:
 
     licence: str | None = None
     """Of the base model, where it is declared."""
-    guidances: tuple[float, float] = (1.0, 1.0)
-    """In training and in judging the front."""
     looks: int = 0
     look_images: int = 0
     """Of a guard on the whole simplex: at its corners and centre, all looks together."""
+    quantized: bool = False
+    """Whether the denoiser will take less than `network_bytes` counts for it."""
+    mismatch: str | None = None
+    """What is to be said where training and judging differ in guidance."""
 
     def describe(self) -> str:
         """Return a few aligned lines for a terminal."""
         licence = f"base model           licence {self.licence}"
+        before = " before quantisation" if self.quantized else ""
         return "\n".join(
             [
                 *([] if self.licence is None else [licence]),
@@ -68,11 +72,11 @@ class Plan:
                 f"front                {self.front_images:,} images at {self.grid_points} weight "
                 f"vectors, {self.front_forwards:,.0f} network evaluations",
                 *self._guarded(),
-                f"memory               networks {_megabytes(self.network_bytes)}, one "
+                f"memory               networks {_megabytes(self.network_bytes)}{before}, one "
                 f"differentiated call about {_megabytes(self.backward_bytes)}"
                 f"{f' ({self.calls_kept} kept at once)' if self.calls_kept > 1 else ''}"
                 f"{self._further()}; computed, not measured",
-                *self._notes(),
+                *([] if self.mismatch is None else [f"note                 {self.mismatch}"]),
             ]
         )
 
@@ -80,15 +84,6 @@ class Plan:
         if not self.looks:
             return []
         return [f"guard                {self.look_images:,} images at {self.looks} looks"]
-
-    def _notes(self) -> list[str]:
-        trained, judged = self.guidances
-        if trained == judged:
-            return []
-        return [
-            f"note                 trains at guidance {trained:g} and is judged at {judged:g}: the "
-            "front is that of another sampler than the one that learned"
-        ]
 
     def _further(self) -> str:
         known = (("encoders of rewards", self.encoder_bytes), ("decoding", self.decode_bytes))
@@ -113,14 +108,14 @@ def plan(config: Config) -> Plan:
     judged = evaluation.judged_images if config.objective.subject_to else 0
     # The base model is measured beside the grid.
     front_images = (points + 1) * (evaluation.images_per_weight + judged)
-    front_guidance = base.guidance if evaluation.guidance is None else evaluation.guidance
     guard = config.guard
     looks = training.steps // guard.every if guard.every else 0
     folder = WORLD_FOLDER if base.model == WORLD else Path(base.model)
     width = BYTES[base.dtype]
     size = training.micro_batch or training.batch_size
     if published is None:
-        parameters, kept, decoded = count_parameters(folder), _kept_values(folder), 0
+        described = folder if base.config is None else Path(base.config)
+        parameters, kept, decoded = count_parameters(folder), _kept_values(described), 0
         networks = None if parameters is None else parameters * width
     else:
         networks = published.bytes(width, offloaded=base.offload_text_encoders)
@@ -135,15 +130,16 @@ def plan(config: Config) -> Plan:
         front_images=front_images,
         front_forwards=front_images
         * (evaluation.steps or base.steps)
-        * _branches(front_guidance, doubles),
+        * _branches(judged_guidance(config), doubles),
         network_bytes=networks,
         encoder_bytes=_encoder_bytes(config),
         backward_bytes=None if kept is None else kept * size * branches * width,
         calls_kept=spent.kept,
         decode_bytes=decoded * size * BYTES["float32"] * spent.decoded,
-        guidances=(base.guidance, front_guidance),
         looks=looks,
         look_images=looks * (objectives + 1) * guard.prompts * guard.images_per_prompt,
+        quantized=base.quantize != "none",
+        mismatch=guidance_mismatch(config),
         licence=None if published is None else published.licence,
     )
 
@@ -161,18 +157,18 @@ def _encoder_bytes(config: Config) -> int:
 def count_parameters(folder: Path) -> int | None:
     """Sum the elements of a diffusers folder's safetensors from their headers; None without any.
 
-    Raises IntegrityError for a file whose header cannot be read.
+    folder: or a single file. Raises IntegrityError for a file whose header cannot be read.
     """
+    if folder.is_file():
+        return _elements(folder)
     files = [path for path in folder.glob("*/*.safetensors") if "safety_checker" not in path.parts]
     plain = [path for path in files if ".fp16." not in path.name]
-    headers = [_header(path) for path in plain or files]
-    if not headers:
-        return None
+    return sum(_elements(path) for path in plain or files) if files else None
+
+
+def _elements(file: Path) -> int:
     return sum(
-        math.prod(entry["shape"])
-        for header in headers
-        for name, entry in header.items()
-        if name != "__metadata__"
+        math.prod(entry["shape"]) for name, entry in _header(file).items() if name != "__metadata__"
     )
 
 

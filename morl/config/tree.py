@@ -18,13 +18,25 @@ class BaseConfig:
     """The diffusion pipeline that is adapted, and how it samples."""
 
     model: str = option(
-        "shapes", "the embedded world's pipeline, a diffusers folder, or a hub id like org/name"
+        "shapes",
+        "the embedded world's pipeline, a diffusers folder, a hub id like org/name, or a single "
+        ".safetensors file as model sites publish them",
     )
     revision: str | None = option(None, "commit, tag or branch of a hub model")
+    config: str | None = option(
+        None,
+        "of a single file: the diffusers folder or hub id whose tokenizer, scheduler and sizes it "
+        "takes; where omitted, the original model that its tensor names tell of",
+    )
     steps: int = option(10, "sampler steps", low=1)
     guidance: float = option(1.0, "classifier-free guidance scale; 1 is off and costs half", low=0)
     dtype: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "number format of the frozen networks; adapter and autoencoder stay in float32"
+    )
+    quantize: Literal["none", "int8", "nf4"] = option(
+        "none",
+        "store the frozen denoiser in 8 bits (int8, by torchao) or 4 (nf4, by bitsandbytes); the "
+        "adapter stays in float32",
     )
     size: int | None = option(
         None, "side of the square images; the pipeline's own where omitted", unit="pixels", low=8
@@ -33,6 +45,11 @@ class BaseConfig:
         False,
         "recompute the denoiser's and the decoder's blocks in the backward pass instead of keeping "
         "what they computed: about a third more time for a fraction of the memory",
+    )
+    compile: bool = option(
+        False,
+        "torch.compile the denoiser's repeated blocks: slow first steps, faster ones after; "
+        "replayed log-probs then agree up to rounding instead of bit for bit",
     )
     decode: Literal["whole", "sliced", "tiled"] = option(
         "whole",

@@ -152,6 +152,16 @@ FAMILIES = (
         default_size=lambda pipe: _pair(pipe.transformer.config.sample_size),
         fp32_guidance=True,
     ),
+    Family(
+        pipeline="AuraFlowPipeline",
+        denoiser="transformer",
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        sample_argument="hidden_states",
+        per_sample=frozenset({"encoder_hidden_states"}),
+        encoded=(*MASKED, *(f"negative_{name}" for name in MASKED)),
+        default_size=lambda pipe: _pair(pipe.transformer.config.sample_size),
+        timestep_divisor=1000.0,
+    ),
 )
 
 

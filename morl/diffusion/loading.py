@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +13,16 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from morl.diffusion.families import FAMILIES, Family, family_of
-from morl.errors import DataError, IntegrityError, PipelineError
+from morl.diffusion.quantized import DIGEST, Quantize, quantization_of, stored_tensors
+from morl.diffusion.single_file import configuration_of, load_single_file, refuse_bad_file
+from morl.diffusion.weight_files import first_line, refuse_bad_weights
+from morl.errors import ConfigError, DataError, PipelineError
 
 LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 SHAPES = Path(__file__).parent / "assets" / "shapes"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SIGNS_PER_TENSOR = 64  # enough to tell any two trainings apart, cheap for a large model
 
 
@@ -31,40 +32,47 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     decode: Literal["whole", "sliced", "tiled"] = "whole",
+    config: str | None = None,
+    quantize: Quantize = "none",
 ) -> DiffusionPipeline:
     """Return a frozen pipeline in eval mode whose scheduler can be recorded.
 
-    model: "shapes" (the embedded world), a folder in diffusers layout, or a Hub id; revision: of a
-    Hub id; dtype: of everything but the autoencoder, which stays fp32; decode: image by image
-    (sliced) or in overlapping tiles, to save memory. A scheduler that is neither
-    DDIM nor flow matching is replaced by DDIM with trailing timesteps. There is no safety checker:
-    safety is a reward or a constraint here. Raises DataError if the model cannot be had,
-    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class.
+    model: "shapes" (the embedded world), a folder in diffusers layout, a Hub id, or a single
+    .safetensors file; revision: of a Hub id; dtype: of everything but the autoencoder, which stays
+    fp32; decode: image by image (sliced) or in overlapping tiles, to save memory; config: folder or
+    Hub id that describes a single file (then `revision` is of that id); quantize: the denoiser of a
+    folder or Hub id to 8 or 4 bits. A scheduler that is neither DDIM nor flow matching is replaced
+    by DDIM with trailing timesteps. There is no safety checker: safety is a reward or a constraint
+    here. Raises DataError if the model cannot be had,
+    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class,
+    ConfigError for a quantisation that is not installed or not possible.
     """
-    folder = _folder(model, revision)
+    file = Path(model) if model != "shapes" and Path(model).is_file() else None
+    if file is not None:
+        refuse_bad_file(file)
+        folder = configuration_of(file, config, revision)
+    elif config is not None:
+        raise DataError(f"`config` describes a single file; {model!r} is none")
+    else:
+        folder = _folder(model, revision)
     index = _index(folder)
     family = _declared_family(folder, index)
-    _refuse_bad_weights(folder)
+    refuse_bad_weights(folder)
     # A component saved as absent (SD3 without its T5) must be passed as None to be accepted.
     keywords: dict[str, Any] = {
         name: None for name, entry in index.items() if entry == [None, None]
     }
     if family.pipeline == "StableDiffusionPipeline":
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
-    try:
-        with _without_bars():
-            pipe = DiffusionPipeline.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype={"default": dtype, "vae": torch.float32},
-                **keywords,
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}: incomplete or inconsistent pipeline ({_first_line(error)}); save it again "
-            "with save_pretrained, without a variant"
-        ) from error
+    if quantize != "none":
+        if file is not None:
+            raise ConfigError(f"`quantize` reads a folder in diffusers layout; {model!r} is a file")
+        keywords["quantization_config"] = quantization_of(quantize, family.denoiser, dtype)
+    with _without_bars():
+        if file is None:
+            pipe = _from_folder(folder, dtype, keywords)
+        else:
+            pipe = load_single_file(file, folder, index, dtype, **keywords)
     if type(pipe.scheduler).__name__ != family.scheduler:
         pipe.scheduler = _replaced(pipe, family)
     pipe.register_to_config(_name_or_path=_label(model))
@@ -73,6 +81,9 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     family_of(pipe)
+    if quantize != "none":
+        stored = stored_tensors(folder / family.denoiser)
+        pipe.register_to_config(**{DIGEST: _digest(family.denoiser_of(pipe), family, stored)})
     if decode == "sliced":
         pipe.vae.enable_slicing()
     elif decode == "tiled":
@@ -93,26 +104,58 @@ def base_identity(pipe: DiffusionPipeline) -> dict[str, str]:
     `pipeline`: class; `model`: where it was loaded from, a label for people; `denoiser`: SHA-256
     over the names and shapes of the base parameters and the signs of 64 evenly spaced elements of
     each. Signs do not depend on the dtype the model was loaded in, nor does the digest change when
-    an adapter is attached (it does while one is merged). Compare `pipeline` and `denoiser`.
+    an adapter is attached (it does while one is merged), nor on quantisation by `load_pipeline`.
+    Compare `pipeline` and `denoiser`. Raises PipelineError for a pipeline quantised elsewhere.
     """
     family = family_of(pipe)
-    digest = hashlib.sha256(family.pipeline.encode())
-    for name, parameter in _base_parameters(family.denoiser_of(pipe)):
-        digest.update(f"{name}{list(parameter.shape)}".encode())
-        flat = parameter.detach().flatten()
-        chosen = flat[:: max(1, flat.numel() // SIGNS_PER_TENSOR)]
-        digest.update(bytes(chosen.signbit().cpu().tolist()))
+    denoiser: Any = family.denoiser_of(pipe)
+    known = pipe.config.get(DIGEST)
+    if known is None and denoiser.config.get("quantization_config") is not None:
+        raise PipelineError(
+            f"the {family.denoiser} is quantised, and no longer tells which model it is; load it "
+            "with morl.diffusion.loading.load_pipeline(..., quantize=...)"
+        )
     model = str(pipe.name_or_path or "unknown")
-    return {"pipeline": family.pipeline, "model": model, "denoiser": digest.hexdigest()}
+    if known is None:
+        known = _digest(denoiser, family, denoiser.named_parameters())
+    return {"pipeline": family.pipeline, "model": model, "denoiser": known}
 
 
-def _base_parameters(denoiser: Any) -> list[tuple[str, Tensor]]:
-    # What the class itself builds, without memory: parameters that adapters add are not in it, and
-    # peft moves a wrapped layer's own to `.base_layer.`.
-    with torch.device("meta"):
+def _digest(denoiser: Any, family: Family, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Of the parameters that the class itself builds, wherever their values are held.
+
+    Parameters that adapters add are not among them, and peft moves a wrapped layer's own to
+    `.base_layer.`.
+    """
+    marks = {name.replace(".base_layer.", "."): _mark(tensor) for name, tensor in tensors}
+    with torch.device("meta"):  # without memory
         own = type(denoiser).from_config(denoiser.config).named_parameters()
-    held = {name.replace(".base_layer.", "."): row for name, row in denoiser.named_parameters()}
-    return sorted((name, held[name]) for name, _ in own)
+    digest = hashlib.sha256(family.pipeline.encode())
+    for name in sorted(name for name, _ in own):
+        digest.update(name.encode() + marks[name])
+    return digest.hexdigest()
+
+
+def _mark(tensor: Tensor) -> bytes:
+    flat = tensor.detach().flatten()
+    chosen = flat[:: max(1, flat.numel() // SIGNS_PER_TENSOR)]
+    return f"{list(tensor.shape)}".encode() + bytes(chosen.signbit().cpu().tolist())
+
+
+def _from_folder(folder: Path, dtype: torch.dtype, keywords: dict[str, Any]) -> DiffusionPipeline:
+    try:
+        return DiffusionPipeline.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype={"default": dtype, "vae": torch.float32},
+            **keywords,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: incomplete or inconsistent pipeline ({first_line(error)}); save it again "
+            "with save_pretrained, without a variant"
+        ) from error
 
 
 @contextmanager
@@ -141,10 +184,10 @@ def _folder(model: str, revision: str | None) -> Path:
         if revision is not None:
             raise DataError(f"`revision` {revision!r} is for a Hub id; {model!r} is a folder")
         return path
-    if path.is_file() or model.count("/") != 1 or model.startswith((".", "~", "/")):
+    if model.count("/") != 1 or model.startswith((".", "~", "/")):
         raise DataError(
-            f"`model` must be 'shapes', a folder in diffusers layout (with model_index.json) or a "
-            f"Hub id 'owner/name'; got {model!r}, which is {_what(path)}"
+            f"`model` must be 'shapes', a folder in diffusers layout (with model_index.json), a "
+            f".safetensors file or a Hub id 'owner/name'; got {model!r}, which is not there"
         )
     try:
         cached = DiffusionPipeline.download(
@@ -153,7 +196,7 @@ def _folder(model: str, revision: str | None) -> Path:
     except OSError as error:
         command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
         raise DataError(
-            f"cannot load {model!r} from the Hub ({_first_line(error)}); it needs safetensors "
+            f"cannot load {model!r} from the Hub ({first_line(error)}); it needs safetensors "
             f"weights and, once, a connection: run `{command}`, or give a local folder"
         ) from error
     return Path(cached)
@@ -181,33 +224,6 @@ def _declared_family(folder: Path, index: dict[str, Any]) -> Family:
     raise PipelineError(f"{folder}: pipeline class {name!r} is not supported; known: {known}")
 
 
-def _refuse_bad_weights(folder: Path) -> None:
-    """Refuse pickles by name where nothing else is there, and by content whatever the name."""
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(path for path in part.iterdir() if path.is_file())
-        weights = [path for path in files if path.suffix == ".safetensors"]
-        pickles = [path for path in files if path.suffix in PICKLES]
-        if pickles and not weights and part.name != "safety_checker":
-            raise IntegrityError(
-                f"{pickles[0]} is a pickle, which can run code when it is loaded; "
-                f"save the pipeline again with save_pretrained(..., safe_serialization=True)"
-            )
-        for path in weights:
-            _refuse_bad_safetensors(path)
-
-
-def _refuse_bad_safetensors(path: Path) -> None:
-    # Opening maps the file and compares its header with its length; no weight is read.
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} is not a whole safetensors file ({_first_line(error)}): truncated, or another "
-            "format under that name; download or save it again"
-        ) from error
-
-
 def _replaced(
     pipe: DiffusionPipeline, family: Family
 ) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -228,15 +244,6 @@ def _replaced(
 
 
 def _label(model: str) -> str:
-    # A folder is named without its place: adapters carry the label to other machines.
+    # Named without its place: adapters carry the label to other machines.
     path = Path(model)
-    return path.resolve().name if path.is_dir() else model
-
-
-def _what(path: Path) -> str:
-    return "a file" if path.is_file() else "not there"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return path.resolve().name if path.exists() else model

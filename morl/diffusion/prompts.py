@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import inspect
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from morl.diffusion.families import Family
+from rewards.truncation import say_truncated
+
+LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class PromptCache:
 
     Prompts are encoded one by one: a batched encoder rounds differently for each batch size, and
     a run that is resumed with a cold cache would no longer repeat bit for bit. With `offload` the
-    text encoders stay on the CPU but for the moments in which a prompt is new.
+    text encoders stay on the CPU but for the moments in which a prompt is new. `truncated` counts
+    the prompts that were cut, by the tokenizer that did, each once while it is kept.
     """
 
     def __init__(
@@ -63,6 +72,8 @@ class PromptCache:
         self._capacity = capacity
         self._rows: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._negative: dict[str, Tensor] | None = None
+        self._limits = dict(_limits(pipe))
+        self.truncated: Counter[str] = Counter()
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Return the conditioning of a batch, in order; raises ValueError for no prompts."""
@@ -93,11 +104,20 @@ class PromptCache:
 
     def _row(self, prompt: str) -> dict[str, Tensor]:
         if prompt not in self._rows:
-            self._rows[prompt] = self._encode(prompt, negative=False)
+            with _silent_libraries():  # they would say it again for every prompt
+                self._count_truncated(prompt)
+                self._rows[prompt] = self._encode(prompt, negative=False)
             if len(self._rows) > self._capacity:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(prompt)
         return self._rows[prompt]
+
+    def _count_truncated(self, prompt: str) -> None:
+        for name, (tokenizer, most) in self._limits.items():
+            found = len(tokenizer(prompt)["input_ids"])
+            if found > most:
+                say_truncated(f"the pipeline's {name}", prompt, found, most, self.truncated[name])
+                self.truncated[name] += 1
 
     @torch.no_grad()
     def _encode(self, prompt: str, negative: bool) -> dict[str, Tensor]:
@@ -117,6 +137,28 @@ class PromptCache:
         return {
             name: row.detach() for name, row in named.items() if name.startswith("neg") == negative
         }
+
+
+def _limits(pipe: DiffusionPipeline) -> Iterator[tuple[str, tuple[Any, int]]]:
+    """Each tokenizer by name, and how many tokens of a prompt the pipeline takes from it."""
+    asked = inspect.signature(pipe.encode_prompt).parameters.get("max_sequence_length")
+    for name, tokenizer in pipe.components.items():
+        if name.startswith("tokenizer") and tokenizer is not None:
+            # Pipelines choose a length for T5 and the like; CLIP's is its table of positions.
+            fixed = asked is None or isinstance(tokenizer, CLIPTokenizer)
+            yield name, (tokenizer, tokenizer.model_max_length if fixed else asked.default)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    before = [(library, library.get_verbosity()) for library in LIBRARIES]
+    for library in LIBRARIES:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in before:
+            library.set_verbosity(level)
 
 
 def _text_encoders(pipe: DiffusionPipeline) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
+from peft.tuners.lora.layer import Conv2d, Linear
 from torch import Tensor, nn
 
 from morl.errors import ConfigError, IntegrityError, WeightError
@@ -143,9 +144,15 @@ class ConditionedAdapter:
         """Write the update at one weight vector, and active plain LoRAs, into the base weights.
 
         The denoiser then runs at its bare speed; `unmerge` brings back the base bit for bit, from
-        a copy of the adapted layers' weights kept meanwhile. Raises ConfigError if merged already.
+        a copy of the adapted layers' weights kept meanwhile. Raises ConfigError if merged already,
+        or if the base is quantised.
         """
         self._refuse_merged()
+        if any(type(layer.module) not in (Linear, Conv2d) for layer in self.layers):
+            raise ConfigError(
+                "the base is quantised, and an update would be rounded away in it: export the LoRA "
+                "at these weights, or load the base without base.quantize"
+            )
         for layer, gate in zip(self.layers, self.layer_gates(weights), strict=True):
             base = layer.module.get_base_layer().weight
             self._originals.append(base.data)

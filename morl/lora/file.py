@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from morl.diffusion.weight_files import PICKLE_STARTS
 from morl.errors import DataError, IntegrityError, ResourceError
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora.layer import Conv2d, Linear
+from peft.tuners.lora.layer import Conv2d, Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -18,6 +18,8 @@ from morl.lora.settings import AdapterConfig
 from morl.lora.targets import target_layers
 
 ADAPTER = "morl"  # peft's name of the adapter in every layer
+# peft's layers on a quantised base that know its variants, by name: their packages are optional.
+QUANTISED = ("TorchaoLoraLinear", "Linear4bit")
 
 
 def add_layers(
@@ -55,10 +57,11 @@ def add_layers(
 
 
 def _layer(path: str, module: nn.Module) -> GatedLayer:
-    if not isinstance(module, Linear | Conv2d):
+    known = isinstance(module, Linear | Conv2d) or type(module).__name__ in QUANTISED
+    if not known or not isinstance(module, LoraLayer):
         raise ConfigError(
-            f"adapter.targets: peft wraps {path} as {type(module).__name__}, which has no gates "
-            "(a quantised layer?); only plain Linear and Conv2d layers can be adapted"
+            f"adapter.targets: peft wraps {path} as {type(module).__name__}, which has no gates; "
+            f"only Linear and Conv2d layers can be adapted, plain or as {', '.join(QUANTISED)}"
         )
     layer = GatedLayer(path, module, ADAPTER)
     module.lora_variant[ADAPTER] = layer

@@ -34,6 +34,7 @@ NETWORKS: Mapping[str, Network] = {
     "SD3Transformer2DModel": Network("transformer", {"attention": JOINT_ATTENTION}),
     "FluxTransformer2DModel": Network("transformer", {"attention": JOINT_ATTENTION}),
     "SanaTransformer2DModel": Network("transformer", {"attention": ATTENTION}),
+    "AuraFlowTransformer2DModel": Network("transformer", {"attention": JOINT_ATTENTION}),
 }
 
 

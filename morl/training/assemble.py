@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 from morl.config.scorers import configure_scorers
 from morl.config.tree import Config
+from morl.diffusion.compiled import compile_blocks
 from morl.diffusion.families import Family, family_of
 from morl.diffusion.loading import base_identity, checkpoint_decoder, load_pipeline
 from morl.diffusion.prompts import PromptCache
@@ -54,6 +55,8 @@ def assemble(config: Config) -> Assembly:
         dtype=getattr(torch, config.base.dtype),
         device=device,
         decode=config.base.decode,
+        config=config.base.config,
+        quantize=config.base.quantize,
     )
     family = family_of(pipe)
     identity = base_identity(pipe)
@@ -67,6 +70,8 @@ def assemble(config: Config) -> Assembly:
     if config.base.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
         checkpoint_decoder(pipe)
+    if config.base.compile:
+        compile_blocks(family.denoiser_of(pipe))
     objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from morl.algorithms.facts import facts_of
 from morl.config.check import require
+from morl.config.guidance import GuidanceNote, guidance_mismatch
 from morl.config.tree import Config
 from morl.lora.ema import AdapterEMA
 from morl.lora.store import ADAPTER_FILE, save_adapter
@@ -50,9 +51,12 @@ def train(
     """Train the adapter of `config` into `out` and return the adapter's file.
 
     Raises ConfigError before anything loads; `Stopped` after a signal, once the step is finished
-    and saved. A finished run that is resumed does nothing.
+    and saved. A finished run that is resumed does nothing. Warns where the front will be judged at
+    another guidance than the adapter learns at.
     """
     require(config)
+    if first_process() and (mismatch := guidance_mismatch(config)):
+        warnings.warn(mismatch, GuidanceNote, stacklevel=2)
     run = RunDirectory(out)
     with (
         _opened(run, config, command, resume, allow_config_change),
@@ -185,6 +189,8 @@ def fit(
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         # Lightning 2.6 asks torch 2.15's pytree a question that is about to be renamed.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        # base.compile: dynamo looks at `.grad` of the gates, which are no leaves.
+        warnings.filterwarnings("ignore", ".*grad attribute of a Tensor that is not a leaf.*")
         trainer = Trainer(
             accelerator="cpu" if config.training.accelerator == "cpu" else "auto",
             devices=config.training.devices,

@@ -15,9 +15,9 @@ from transformers.models.blip.modeling_blip import BlipPreTrainedModel
 from rewards.checkpoints import CHECKPOINTS, CheckpointError
 from rewards.encoder_settings import EncoderSettings
 from rewards.pixels import PixelPlan
-from rewards.scorers.clip_tower import say_truncated
 from rewards.scorers.heads import Values, affine
 from rewards.scorers.loading import load_pretrained
+from rewards.truncation import say_truncated
 
 LENGTH = 35
 """Tokens of a prompt, [CLS] and [SEP] among them, that ImageReward was trained with."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,9 @@ from rewards.encoder_settings import EncoderSettings
 from rewards.encoders import Encoder
 from rewards.pixels import PixelPlan
 from rewards.scorers.loading import load_pretrained
+from rewards.truncation import say_truncated
 
 START, END = 49406, 49407
-
-
-class TruncatedPromptWarning(UserWarning):
-    """A prompt is longer than a tower reads; said once for each tower, then counted."""
 
 
 class ClipTower(nn.Module):
@@ -78,17 +74,6 @@ class ClipTower(nn.Module):
     def _truncate(self, prompt: str, found: int, most: int) -> None:
         say_truncated(self.name, prompt, found, most, self.truncated)
         self.truncated += 1
-
-
-def say_truncated(name: str, prompt: str, found: int, most: int, earlier: int) -> None:
-    """Warn at the first prompt that a tower cuts."""
-    if not earlier:
-        warnings.warn(
-            f"{name} reads {most} tokens of a prompt and cuts the rest; the first that is longer "
-            f"has {found}: {prompt[:60]!r}... (said once; the tower counts them in `truncated`)",
-            TruncatedPromptWarning,
-            stacklevel=2,
-        )
 
 
 def as_tensor(output: object) -> Float[Tensor, "batch feature"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from rewards.checkpoints import CheckpointError
 from rewards.encoder_settings import EncoderSettings
 from rewards.layouts import State
 from rewards.pixels import CLIP_MEAN, CLIP_STD, PixelMode, resized_to
-from rewards.scorers.clip_tower import TruncatedPromptWarning
 from rewards.scorers.loading import load_pretrained
+from rewards.truncation import say_truncated
 
 # 256 squares of 28 pixels: what the image has in all, whatever its shape.
 PIXELS = 256 * 28 * 28
@@ -120,13 +119,9 @@ class Hpsv3Tower(nn.Module):
         for token in self._special:
             prompt = prompt.replace(token, " ")
         if len(prompt) > LONGEST_PROMPT and prompt not in self._cut:
-            if not self._cut:
-                warnings.warn(
-                    f"{self.name} reads {LONGEST_PROMPT} characters of a prompt and cuts the rest; "
-                    f"the first that is longer has {len(prompt)}: {prompt[:60]!r}... (said once)",
-                    TruncatedPromptWarning,
-                    stacklevel=2,
-                )
+            say_truncated(
+                self.name, prompt, len(prompt), LONGEST_PROMPT, self.truncated, "characters"
+            )
             self._cut.add(prompt)
         return prompt[:LONGEST_PROMPT]
 

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, SiglipModel
 from rewards.checkpoints import CheckpointError
 from rewards.encoder_settings import EncoderSettings
 from rewards.pixels import PixelPlan
-from rewards.scorers.clip_tower import as_tensor, say_truncated
+from rewards.scorers.clip_tower import as_tensor
 from rewards.scorers.loading import load_pretrained
+from rewards.truncation import say_truncated
 
 HALF = (0.5, 0.5, 0.5)
 

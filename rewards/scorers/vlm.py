@@ -7,7 +7,6 @@ y, n: spellings of "Yes" and "No" that are one token of the model. 0.5 where it 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +25,8 @@ from rewards.encoders import Key, shared, source_of
 from rewards.facts_table import FACTS
 from rewards.pixels import to_bytes
 from rewards.reward import ImageBatch, Reward, Scores
-from rewards.scorers.clip_tower import TruncatedPromptWarning
 from rewards.scorers.loading import load_pretrained
+from rewards.truncation import say_truncated
 
 # Source: arXiv 2404.01291, the question of VQAScore.
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
@@ -174,12 +173,6 @@ class VqaScore(Reward):
         prompt = self.model.clean(prompt)
         if len(prompt) <= LONGEST_PROMPT:
             return prompt
-        if not self.truncated:
-            warnings.warn(
-                f"{self.name} reads {LONGEST_PROMPT} characters of a prompt and cuts the rest; the "
-                f"first that is longer has {len(prompt)}: {prompt[:60]!r}... (said once)",
-                TruncatedPromptWarning,
-                stacklevel=3,
-            )
+        say_truncated(self.name, prompt, len(prompt), LONGEST_PROMPT, self.truncated, "characters")
         self.truncated += 1
         return prompt[:LONGEST_PROMPT]

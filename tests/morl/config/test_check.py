@@ -265,6 +265,16 @@ class TestFiles:
     def test_a_folder_that_is_no_pipeline(self, tmp_path):
         assert "no model_index.json" in only(f"base.model={tmp_path}")
 
+    def test_a_single_file_and_what_describes_it(self, tmp_path):
+        file = tmp_path / "model.safetensors"
+        file.touch()
+        chosen = f"base.model={file}"
+        assert found(chosen) == []
+        assert found(chosen, "base.config=org/name") == []
+        assert "base.config: got 'nowhere'" in only(chosen, "base.config=nowhere")
+        assert "base.config: " in only(chosen, f"base.config={tmp_path}")
+        assert "describes a single file" in only("base.config=org/name")
+
     def test_a_hub_id_is_not_looked_up(self):
         assert found("base.model=stable-diffusion-v1-5/stable-diffusion-v1-5") == []
 

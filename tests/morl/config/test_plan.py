@@ -67,6 +67,10 @@ class TestCounts:
         assert "trains at guidance 3 and is judged at 1" in said
         assert "judged at" not in planned().describe()
 
+    def test_a_quantised_base_is_counted_before(self):
+        assert "MB before quantisation" in planned("base.quantize=int8").describe()
+        assert "quantisation" not in planned().describe()
+
     def test_a_model_that_is_not_here_is_unknown(self):
         found = planned("base.model=someone/some-model")
         assert found.network_bytes is None
@@ -84,6 +88,12 @@ class TestHeaders:
         self.save(tmp_path, "vae/model.safetensors", (5,))
         self.save(tmp_path, "safety_checker/model.safetensors", (100,))
         assert count_parameters(tmp_path) == 2 * 3 + 4 + 5
+
+    def test_a_single_file_counts_whole(self, tmp_path):
+        self.save(tmp_path, "model.safetensors", (2, 3), (4,))
+        found = planned(f"base.model={tmp_path}/model.safetensors")
+        assert found.network_bytes == 10 * 4
+        assert found.backward_bytes is None
 
     def test_a_second_copy_in_half_precision_is_not_counted(self, tmp_path):
         self.save(tmp_path, "unet/model.safetensors", (3,))

@@ -7,6 +7,7 @@ from diffusers import FluxPipeline, StableDiffusionInpaintPipeline, StableDiffus
 from morl.diffusion.families import FAMILIES, decode, family_of, latent_channels
 from morl.diffusion.prompts import PromptCache
 from morl.errors import PipelineError
+from rewards.truncation import TruncatedPromptWarning
 
 
 class Derived(StableDiffusionPipeline):
@@ -123,6 +124,32 @@ def test_a_prompt_is_encoded_once(build_pipe) -> None:
     assert torch.equal(first.positive["prompt_embeds"][0], first.positive["prompt_embeds"][2])
     cache(["b", "a"])
     assert seen == [1, 1, 1, 1]  # a, b and the empty prompt, which stands on both sides
+
+
+def test_long_prompts_are_cut_counted_and_said_once(case, caplog) -> None:
+    cache = PromptCache(case.pipe, case.family)
+    present = sum(
+        name.startswith("tokenizer") and part is not None
+        for name, part in case.pipe.components.items()
+    )
+    long = "a red star, " * 200
+    with pytest.warns(TruncatedPromptWarning, match="the pipeline's tokenizer") as said:
+        cut = cache(["a ring", long, long + "blue", long])
+    assert len(said) == present
+    assert list(cache.truncated.values()) == [2] * present
+    assert not caplog.records  # the libraries would say it for each prompt
+    # What is cut plays no part.
+    for rows in cut.positive.values():
+        assert torch.equal(rows[1], rows[2])
+        assert torch.isfinite(rows).all()
+    cache(["short", long])
+    assert list(cache.truncated.values()) == [2] * present
+
+
+def test_any_text_is_encoded(case) -> None:
+    prompts = ["", "🐈‍⬛ on a 🛹", "نجمة حمراء", "\x00"]
+    conditioning = PromptCache(case.pipe, case.family)(prompts)
+    assert all(torch.isfinite(rows).all() for rows in conditioning.positive.values())
 
 
 def test_the_cache_forgets_the_oldest(build_pipe) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_is_loaded_frozen(folder: Path, build_pipe) -> None:
     assert pipe.safety_checker is None
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "auraflow"])
 def test_the_other_families_are_loaded(tmp_path: Path, build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     pipe.save_pretrained(tmp_path / name)
@@ -127,11 +127,6 @@ def test_neither_a_folder_nor_an_id(model: str) -> None:
         load_pipeline(model)
 
 
-def test_a_single_file_is_not_a_pipeline(folder: Path) -> None:
-    with pytest.raises(DataError, match="which is a file"):
-        load_pipeline(str(unet_file(folder)))
-
-
 def test_a_revision_is_for_the_hub(folder: Path) -> None:
     with pytest.raises(DataError, match="`revision` 'main' is for a Hub id"):
         load_pipeline(str(folder), revision="main")
@@ -170,7 +165,7 @@ def test_identity_tells_models_apart(build_pipe) -> None:
     assert base_identity(build_pipe("sdxl"))["pipeline"] != identity["pipeline"]
 
 
-@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana"])
+@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "flux", "sana", "auraflow"])
 def test_identity_ignores_attached_adapters(build_pipe, name: str) -> None:
     pipe = build_pipe(name)
     identity = base_identity(pipe)

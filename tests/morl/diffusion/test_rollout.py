@@ -363,7 +363,7 @@ def test_copies_and_a_timestep_a_row(case, guidance: float) -> None:
         torch.testing.assert_close(both[row], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "sana"])
+@pytest.mark.parametrize("name", ["sd", "sd2", "sdxl", "sd3", "sana", "auraflow"])
 def test_a_guided_call_denoises_without_guidance_too(case_of, name: str) -> None:
     case = case_of(name)
     guided, plain = case.sample(guidance=3.0).trajectory, case.sample().trajectory

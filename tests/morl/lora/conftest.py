@@ -56,6 +56,8 @@ def denoiser_inputs(pipe: DiffusionPipeline, rows: int, seed: int = 2) -> dict[s
         case "SanaPipeline":
             inputs = {"hidden_states": noise(4, 8, 8), "encoder_hidden_states": noise(5, 16)}
             inputs["encoder_attention_mask"] = torch.ones(rows, 5)
+        case "AuraFlowPipeline":
+            inputs = {"hidden_states": noise(4, 8, 8), "encoder_hidden_states": noise(5, 16)}
         case _:
             inputs = {"hidden_states": noise(16, 16), "encoder_hidden_states": noise(5, 16)}
             inputs |= {"pooled_projections": noise(16), "guidance": torch.ones(rows)}

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from morl.errors import ConfigError
 from morl.lora.collapse import collapse, export_lora, to_diffusers, to_kohya
 
-FAMILIES = ("flux", "sana", "sd", "sd3", "sdxl")
+FAMILIES = ("auraflow", "flux", "sana", "sd", "sd3", "sdxl")
 W = torch.tensor([0.5, 0.2, 0.3])
 
 
@@ -52,7 +52,7 @@ def test_plain_diffusers_loads_the_file_onto_the_bare_denoiser(
     case = adapted(name, strength=0.6)
     inputs = case.inputs(2)
     file = tmp_path / "lora.safetensors"
-    if layout == "kohya" and name in ("sd3", "flux", "sana"):
+    if layout == "kohya" and name in ("sd3", "flux", "sana", "auraflow"):
         with pytest.raises(ConfigError, match=r"fuses the layers .* 'diffusers'"):
             export_lora(case.adapter, W, file, "kohya")
         assert not file.exists()

@@ -13,7 +13,7 @@ from morl.errors import ConfigError, IntegrityError, WeightError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.settings import AdapterConfig
 
-FAMILIES = ("flux", "sana", "sd", "sd3", "sdxl")
+FAMILIES = ("auraflow", "flux", "sana", "sd", "sd3", "sdxl")
 CORES = ("constant", "linear", "mlp", "experts")
 OBJECTIVES = ("aesthetic", "alignment", "safety")
 

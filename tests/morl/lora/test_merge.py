@@ -5,7 +5,7 @@ import torch
 
 from morl.errors import ConfigError, WeightError
 
-FAMILIES = ("flux", "sana", "sd", "sd3", "sdxl")
+FAMILIES = ("auraflow", "flux", "sana", "sd", "sd3", "sdxl")
 W = torch.tensor([0.5, 0.2, 0.3])
 
 

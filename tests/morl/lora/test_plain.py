@@ -11,7 +11,7 @@ from morl.lora.settings import AdapterConfig
 
 OBJECTIVES = ("aesthetic", "alignment", "safety")
 W = torch.tensor([0.5, 0.2, 0.3])
-FAMILIES = ("flux", "sana", "sd", "sd3", "sdxl")
+FAMILIES = ("auraflow", "flux", "sana", "sd", "sd3", "sdxl")
 
 
 def part(pipe):

@@ -40,6 +40,9 @@ def test_joint_transformer_presets(build_pipe) -> None:
     # FLUX: one joint block, and one single block that has no output projection of its own.
     flux = endings(target_layers(part(build_pipe("flux")), "attention"))
     assert flux == {**dict.fromkeys(JOINT, 1), "to_q": 2, "to_k": 2, "to_v": 2}
+    # AuraFlow: one joint block; its single block has an output projection.
+    aura = endings(target_layers(part(build_pipe("auraflow")), "attention"))
+    assert aura == {**dict.fromkeys(JOINT, 1), **dict.fromkeys(ATTENTION, 2)}
 
 
 def test_a_list_gives_endings_of_paths(build_pipe) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from morl.config import Config, load_config
+from morl.config.guidance import GuidanceNote
 from morl.lora.store import read_adapter
 from morl.prompts import load_prompts
 from morl.training.assemble import assemble
@@ -101,7 +102,10 @@ def test_a_run_moves_the_adapter_and_logs_every_objective(tmp_path: Path) -> Non
 
 
 def test_ratio_is_one_before_the_first_update(tmp_path: Path) -> None:
-    train(config("policy_gradient", "training.steps=1"), tmp_path / "run", command="test")
+    asked = config("policy_gradient", "training.steps=1", "evaluation.guidance=2")
+    with pytest.warns(GuidanceNote, match="trains at guidance 1 and is judged at 2") as said:
+        train(asked, tmp_path / "run", command="test")
+    assert len(said) == 1
     (record,) = RunDirectory(tmp_path / "run").metrics.read()
     assert record["ratio"] == 1.0
     assert record["clip_fraction"] == 0.0

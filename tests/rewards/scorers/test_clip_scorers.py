@@ -20,10 +20,11 @@ from rewards.panel import Panel
 from rewards.pixels import CLIP_MEAN, CLIP_STD, PixelPlan
 from rewards.registry import build
 from rewards.reward import ImageBatch
-from rewards.scorers.clip_tower import ClipTower, TruncatedPromptWarning, logit_scale
+from rewards.scorers.clip_tower import ClipTower, logit_scale
 from rewards.scorers.facts import REAL_MODELS
 from rewards.scorers.heads import ASSETS, affine, cosine, load_head, unit
 from rewards.scorers.safety import SAFE, UNSAFE, nsfw_logit, q16_logits
+from rewards.truncation import TruncatedPromptWarning
 
 # Test folders are no packages: the plain forward lies beside this file.
 _spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")

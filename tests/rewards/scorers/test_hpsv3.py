@@ -25,8 +25,8 @@ from rewards.encoders import encoder_of
 from rewards.pixels import to_bytes
 from rewards.registry import build
 from rewards.reward import ImageBatch
-from rewards.scorers.clip_tower import TruncatedPromptWarning
 from rewards.scorers.hpsv3_tower import LONGEST_PROMPT, Hpsv3Tower, instruction, prepared
+from rewards.truncation import TruncatedPromptWarning
 
 SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),

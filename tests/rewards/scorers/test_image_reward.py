@@ -20,7 +20,7 @@ from rewards.pixels import CLIP_MEAN, CLIP_STD
 from rewards.registry import build
 from rewards.reward import ImageBatch
 from rewards.scorers.blip_tower import BlipTower
-from rewards.scorers.clip_tower import TruncatedPromptWarning
+from rewards.truncation import TruncatedPromptWarning
 
 PROMPTS = ["a red cat", "a blue dog on a wire", "a red cat", "birds, two"]
 # [CLS] 2, [SEP] 3, [PAD] 0, and numbers of WORDS.

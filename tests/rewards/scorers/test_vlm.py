@@ -40,9 +40,9 @@ from rewards.panel import Panel
 from rewards.pixels import to_bytes
 from rewards.registry import build, facts_of
 from rewards.reward import ImageBatch
-from rewards.scorers.clip_tower import TruncatedPromptWarning
 from rewards.scorers.llavaguard import ANSWER, ratings
 from rewards.scorers.vlm import LONGEST_PROMPT, model_of
+from rewards.truncation import TruncatedPromptWarning
 
 WORDS = (
     *("Does", "this", "figure", "show", '"', '"?', "Please", "answer", "yes", "or", "Yes", "No"),
