@@ -133,13 +133,19 @@ class BoundObjective:
         """What each (objective, reward) of `Objective.shared` adds to its objective, in raw units.
 
         Against the table's mean sample: those of one objective sum to its value minus that of the
-        mean sample. From scores alone: no scorer runs.
+        mean sample. From scores alone: no scorer runs. All 0 for an objective without a value at
+        some mixture of a sample and the mean, such as the root of a difference: they are for the
+        log, which must not stop a run.
         """
         found = [raw.values.new_zeros(len(raw.values), 0)]
         for part, name in zip(self._parts(), self.objective.names, strict=False):
             leaves = [leaf for owner, leaf in self.objective.shared if owner == name]
-            if leaves:
+            if not leaves:
+                continue
+            try:
                 found.append(contributions(partial(self._bounded, *part), raw.detached(), leaves))
+            except RewardFault:
+                found.append(raw.values.new_zeros(len(raw.values), len(leaves)))
         return torch.cat(found, dim=1)
 
     def _fit_parts(

@@ -83,7 +83,7 @@ def child_directions(node: Expression) -> tuple[Direction, ...]:
             try:
                 return (node.function.monotone,) * len(parts)
             except UnknownRewardError:
-                return (0,) * len(parts)
+                return tuple(0 for _ in parts)
     return tuple(1 for _ in node.children)
 
 

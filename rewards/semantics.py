@@ -39,9 +39,8 @@ def value_of(
     """Evaluate an expression; gradients flow to the raw values.
 
     A sample is valid where all rewards of the expression are; `where` needs its condition and the
-    branch that it takes. The disagreement is carried along to
-    first order, and those of different rewards add up, which bounds it from above whatever their
-    correlation:
+    branch that it takes. The disagreement is carried along to first order, and those of different
+    rewards add up, which bounds it from above whatever their correlation:
 
     std(a + b) = std a + std b,  std(a b) = |a| std b + |b| std a,  std(a / b) = (std a + |a/b| std
     b) / |b|,  std min(a, b) = that of the smaller one,  std clip(a) = std a,  std where(c, a, b) =

@@ -91,7 +91,7 @@ class _Timer(Callback):
         names = parts.bound.leaves
         count = parts.config.training.batch_size
         values = torch.rand(count, len(names), generator=torch.Generator().manual_seed(0))
-        values = values.to(next(parts.adapter.parameters()).device)
+        values = values.to(parts.adapter.parameters()[0].device)
         self._scores = RewardTable(values, torch.ones_like(values).bool(), 0.1 * values, names)
         self._start = 0.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rewards import R, maximize, min_, register, where
+from rewards import R, maximize, min_, pointwise, register, where
 from rewards.calibration import Calibration
 from rewards.reward import ImageBatch, Scores
 
@@ -130,6 +130,19 @@ class TestLeafContributions:
         bound = objective.bind()
         found = bound.leaf_contributions(bound.panel(ImageBatch(IMAGES, PROMPTS)))
         torch.testing.assert_close(found, torch.tensor([1.0, -0.5]) * (VALUES - MEAN)[:, :2])
+
+    def test_a_mixture_without_a_value_stops_no_run(self):
+        @pointwise(differentiable=True)
+        def root(x):
+            return x.sqrt()
+
+        # Green exceeds red on every image, and not where only one of them is at its mean.
+        images = torch.zeros(2, 3, 4, 4)
+        images[0, 1], images[1, 0], images[1, 1] = 0.1, 0.8, 0.9
+        bound = maximize(gap=root(R(green) - R(red)), cool=R(red) + R(green)).bind()
+        found = bound.leaf_contributions(bound.panel(ImageBatch(images, PROMPTS[:2])))
+        assert found[:, :2].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+        assert (found[:, 2:] != 0).all()
 
     def test_none(self):
         bound = maximize(warm=R(red)).bind()
