@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from morl.config import load_config
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
 from morl.training.module import AlignmentModule
-from morl.training.session import build_module
+from morl.training.session import build_module, fit
 from morl.training.utility import Observation
 from rewards.panel import RewardTable
 
@@ -49,18 +50,8 @@ def measured(recipe: str, pairs: int, overrides: Sequence[str]) -> dict[str, Any
     prompts = load_prompts(config.prompts.train, "train", config.training.seed)
     module = build_module(parts, prompts, fit_calibration(parts, prompts, config.training.seed))
     timer = _Timer(parts, module)
-    trainer = Trainer(
-        accelerator="cpu" if config.training.accelerator == "cpu" else "auto",
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[timer],
-    )
-    steps: Any = range(pairs + 1)
-    trainer.fit(module, torch.utils.data.DataLoader(steps, batch_size=None))
+    with TemporaryDirectory() as logs:
+        fit(config, module, [timer], Path(logs))
     return paired_ratio(timer.composing[1:], timer.steps[1:])
 
 

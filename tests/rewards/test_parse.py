@@ -22,12 +22,12 @@ from rewards.user_functions import Apply
 
 
 @pointwise(name="parse_test_first")
-def first(*tensors):
-    return tensors[0]
+def finite(*tensors):
+    return torch.nan_to_num(tensors[0])
 
 
 FUNCTIONS = ("parse_test_first", "my.module.f", "path/to/file.py:f", "my.clip")
-TARGETS = dict.fromkeys(FUNCTIONS, first)
+TARGETS = dict.fromkeys(FUNCTIONS, finite)
 A, B, C = R("a"), R("b"), R("c")
 NAMES = ("a", "b", "my.module.f", "path/to/file.py:f", "it's", "my.class", "été", "ﬁ", "a b")
 TABLE = RewardTable(
@@ -140,7 +140,7 @@ class TestRoundTrip:
         before = value_of(expression, TABLE, statistics)
         with pytest.MonkeyPatch.context() as patch:
             # What a path names, without the file.
-            patch.setattr("rewards.user_functions.import_object", lambda path, name: first)
+            patch.setattr("rewards.user_functions.import_object", lambda path, name: finite)
             after = value_of(parse_expression(str(expression)), TABLE, statistics)
         for name in ("values", "valid", "std"):
             first, second = getattr(before, name), getattr(after, name)

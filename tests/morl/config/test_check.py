@@ -142,7 +142,7 @@ class TestObjective:
     def test_what_cannot_be_computed_is_said_all_at_once_with_its_key(self):
         problems = found(
             *maximize(
-                "{a: brightness / contrast, b: 0 * sharpness, c: 3, "
+                "{a: brightness / contrast, b: 0 * sharpness, c: 1 + 2, "
                 "d: 'where(saturation <= 2, contrast, 0)', e: no_such_module.f(contrast)}"
             )
         )
