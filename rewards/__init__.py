@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rewards.compose import ensemble as ensemble
     from rewards.compose import max_ as max_
     from rewards.compose import min_ as min_
+    from rewards.compose import rank as rank
+    from rewards.compose import where as where
     from rewards.evaluate import BoundObjective as BoundObjective
     from rewards.facts import RewardFacts as RewardFacts
     from rewards.objective import Objective as Objective
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from rewards.reward import ImageBatch as ImageBatch
     from rewards.reward import Reward as Reward
     from rewards.reward import Scores as Scores
+    from rewards.user_functions import pointwise as pointwise
 
 # No submodule may have one of these names: importing it would replace the name.
 _HOME = {
@@ -53,7 +56,10 @@ _HOME = {
     "max_": "compose",
     "maximize": "objective",
     "min_": "compose",
+    "pointwise": "user_functions",
+    "rank": "compose",
     "register": "registry",
+    "where": "compose",
 }
 __all__ = sorted(_HOME)
 

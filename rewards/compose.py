@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewards.errors import ExpressionError
-from rewards.expression import Aggregate, Combine, Ensemble, Expression, Leaf, number
+from rewards.expression import Aggregate, Combine, Constraint, Ensemble, Expression, Leaf, number
 from rewards.registry import UserReward
+from rewards.selection import Rank, Where
 
 if TYPE_CHECKING:
     from rewards.reward import Reward
@@ -43,3 +44,18 @@ def max_(*parts: Expression | float) -> Expression:
 def ensemble(*members: Expression, aggregate: Aggregate = "mean") -> Expression:
     """Several measures of one thing, as z-scores on base images; see rewards/members.py."""
     return Ensemble(tuple(map(number, members)), aggregate)
+
+
+def where(condition: Constraint, yes: Expression | float, no: Expression | float) -> Expression:
+    """`yes` where a comparison such as R("a") <= 0.5 holds, `no` elsewhere, sample by sample."""
+    if not isinstance(condition, Constraint):
+        raise ExpressionError(
+            f'where() takes a comparison such as R("a") <= 0.5 first; got {condition!r}'
+        )
+    branches = number(yes), number(no)
+    return Where(condition.expression, condition.sense, condition.threshold, *branches)
+
+
+def rank(part: Expression) -> Expression:
+    """Share of the other samples of its prompt group that a sample beats; it has no gradient."""
+    return Rank(number(part))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewards.calibration import Calibration, moments
+from rewards.contributions import contributions
 from rewards.errors import CalibrationError, RewardFault
+from rewards.explanation import Explanation, explained
 from rewards.expression import Calibrated, Ensemble, Expression, Leaf
 from rewards.function_reward import FunctionReward
 from rewards.members import require_disagreement
@@ -81,7 +84,7 @@ class BoundObjective:
         """Evaluate all expressions on scores that exist already."""
         found = [self._scores(*part, raw) for part in self._parts()]
         bounded = [
-            scores.values - role * self.objective.pessimism * scores.disagreement
+            self._pessimistic(scores, role)
             for scores, (_, _, role) in zip(found, self._parts(), strict=True)
         ]
         maximized = len(self.objective.maximized)
@@ -104,14 +107,46 @@ class BoundObjective:
         """
         if not tables:
             raise CalibrationError("`fit` got no scores of base-model images")
-        joined = RewardTable.joined(tables)
-        raw = RewardTable(joined.values.detach(), joined.valid, joined.std.detach(), joined.names)
+        raw = RewardTable.joined(tables).detached()
         self.statistics = {}
         for _, expression, role in self._parts():
             # Parents come first, and a calibrated part may itself hold a calibrated part.
             for node, direction in reversed(list(directions(expression, role))):
                 if isinstance(node, Calibrated | Ensemble):
                     self._fit_parts(node, direction, raw)
+
+    def explain(
+        self,
+        batch: ImageBatch,
+        weights: Tensor | Sequence[float] | None = None,
+        calibration: Calibration | None = None,
+    ) -> Explanation:
+        """Say what each reward contributes to the utility of every image, and to its gradient.
+
+        `weights`: [K], or [B,K] for a weight vector an image; equal where omitted. `calibration`: a
+        run's; without it objectives count in raw units. Print the answer for a table. Raises
+        ValueError for weights of another shape, and as a call does.
+        """
+        return explained(self, batch, weights, calibration)
+
+    def leaf_contributions(self, raw: RewardTable) -> Float[Tensor, "batch share"]:
+        """What each (objective, reward) of `Objective.shared` adds to its objective, in raw units.
+
+        Against the table's mean sample: those of one objective sum to its value minus that of the
+        mean sample. From scores alone: no scorer runs. All 0 for an objective without a value at
+        some mixture of a sample and the mean, such as the root of a difference: they are for the
+        log, which must not stop a run.
+        """
+        found = [raw.values.new_zeros(len(raw.values), 0)]
+        for part, name in zip(self._parts(), self.objective.names, strict=False):
+            leaves = [leaf for owner, leaf in self.objective.shared if owner == name]
+            if not leaves:
+                continue
+            try:
+                found.append(contributions(partial(self._bounded, *part), raw.detached(), leaves))
+            except RewardFault:
+                found.append(raw.values.new_zeros(len(raw.values), len(leaves)))
+        return torch.cat(found, dim=1)
 
     def _fit_parts(
         self, node: Calibrated | Ensemble, direction: Direction, raw: RewardTable
@@ -135,6 +170,14 @@ class BoundObjective:
                 for j, constraint in enumerate(self.objective.constraints)
             ),
         ]
+
+    def _bounded(
+        self, key: str, expression: Expression, role: Direction, raw: RewardTable
+    ) -> Float[Tensor, " batch"]:
+        return self._pessimistic(self._scores(key, expression, role, raw), role)
+
+    def _pessimistic(self, scores: Scores, role: Direction) -> Float[Tensor, " batch"]:
+        return scores.values - role * self.objective.pessimism * scores.disagreement
 
     def _scores(
         self, key: str, expression: Expression, role: Direction, raw: RewardTable

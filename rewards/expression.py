@@ -20,6 +20,10 @@ Extreme = Literal["min", "max"]
 Sense = Literal["<=", ">="]
 Aggregate = Literal["mean", "min", "mean-std", "uwo", "soft-min"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "mean-std", "uwo", "soft-min")
+CALLS = ("R", "min", "max", "clip", "calibrated", "ensemble", "where", "rank")
+"""The words of the language; a user's function cannot have such a name."""
+METHODS = ("clip", "calibrated")
+"""Words that may also be written as methods."""
 
 
 class Expression:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rewards.errors import ExpressionError, UnknownRewardError, nearest
+from rewards.differentiability import undifferentiable
+from rewards.errors import ExpressionError, nearest
 from rewards.expression import Constraint, Expression, Leaf
 from rewards.parse import parse_constraint, parse_expression
 from rewards.problems import constraint_problems, maximized_problems, objective_problems
+from rewards.scalarization_facts import SCALARIZATIONS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rewards.calibration import Calibration
     from rewards.evaluate import BoundObjective
+    from rewards.explanation import Explanation
     from rewards.panel import FaultPolicy
 
 On = Literal["mean", "sample"]
@@ -94,16 +102,37 @@ class Objective:
         """Names of all rewards that are read, each once."""
         return tuple(leaf.name for leaf in self.leaf_nodes)
 
+    @property
+    def shared(self) -> tuple[tuple[str, str], ...]:
+        """Objective and reward, for every reward of an objective that reads more than one."""
+        return tuple(
+            (name, leaf.name)
+            for name, expression in self.maximized
+            if len(expression.leaves()) > 1
+            for leaf in expression.leaves()
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the objective says, in hex: equal text, numbers and order of objectives.
+
+        Spaces, the order of constraints, and parameters that are left at their default do not
+        count. A user's own reward or function counts by its name, not by its code.
+        """
+        plain = self.to_dict()
+        known = SCALARIZATIONS[self.scalarization].parameters
+        defaults = {name: parameter.default for name, parameter in known.items()}
+        plain["maximize"] = list(plain["maximize"].items())
+        plain["subject_to"] = sorted(map(str, plain["subject_to"]))
+        plain["params"] = {k: float(v) for k, v in (defaults | plain["params"]).items()}
+        plain["pessimism"] = float(self.pessimism)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
     def undifferentiable(self) -> list[str]:
-        """Known rewards that give no gradient, which algorithms that need one cannot take."""
-
-        def blind(leaf: Leaf) -> bool:
-            try:
-                return not leaf.facts.differentiable
-            except UnknownRewardError:
-                return False  # `problems` reports it
-
-        return [leaf.name for leaf in self.leaf_nodes if blind(leaf)]
+        """Rewards and nodes that end a gradient, which algorithms that need one cannot take."""
+        found = (node for tree in self.expressions for node in undifferentiable(tree))
+        names = (node.name if isinstance(node, Leaf) else str(node) for node in found)
+        return list(dict.fromkeys(names))
 
     def problems(self) -> list[str]:
         """Everything that makes the objective meaningless, in one go, each with its key."""
@@ -124,6 +153,25 @@ class Objective:
         from rewards.evaluate import BoundObjective
 
         return BoundObjective(self, device=device, chunk=chunk, on_fault=on_fault)
+
+    def explain(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        weights: Tensor | Sequence[float] | None = None,
+        *,
+        calibration: Calibration | None = None,
+        device: str = "cpu",
+    ) -> Explanation:
+        """Say what each reward contributes to the utility of every image, and to its gradient.
+
+        Builds every scorer; whoever asks more than once, or uses `calibrated` or `ensemble`, binds
+        the objective and calls `BoundObjective.explain`, which says what the arguments are.
+        """
+        from rewards.reward import ImageBatch
+
+        batch = ImageBatch(images.to(device), prompts)
+        return self.bind(device=device).explain(batch, weights, calibration)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain form, as in YAML; `from_dict` reads it back."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rewards.errors import RewardError, RewardFault
@@ -28,13 +28,15 @@ class RewardTable:
     """Raw scores of one batch, a column a reward, in the order of `names`.
 
     `valid` is False where a reward does not apply, or was masked after a fault; its value is then
-    0. `std` is the members' disagreement, 0 where a reward has no ensemble.
+    0. `std` is the members' disagreement, 0 where a reward has no ensemble. `group` numbers the
+    samples that rank() compares; None: all of them.
     """
 
     values: Float[Tensor, "batch objective"]
     valid: Bool[Tensor, "batch objective"]
     std: Float[Tensor, "batch objective"]
     names: tuple[str, ...]
+    group: Int[Tensor, " batch"] | None = None
 
     def column(self, name: str) -> Scores:
         """The scores of one reward."""
@@ -43,13 +45,30 @@ class RewardTable:
 
     @classmethod
     def joined(cls, tables: Sequence[RewardTable]) -> RewardTable:
-        """One table of the rows of several, which have the same columns."""
+        """One table of the rows of several, which have the same columns; groups stay apart."""
+        groups, count = [], 0
+        for table in tables:
+            known, group = table.groups.unique(return_inverse=True)
+            groups.append(group + count)
+            count += len(known)
         return cls(
             torch.cat([table.values for table in tables]),
             torch.cat([table.valid for table in tables]),
             torch.cat([table.std for table in tables]),
             tables[0].names,
+            torch.cat(groups),
         )
+
+    @property
+    def groups(self) -> Int[Tensor, " batch"]:
+        """The number of each sample's group; 0 for all where none are declared."""
+        if self.group is not None:
+            return self.group
+        return torch.zeros(len(self.values), dtype=torch.long, device=self.values.device)
+
+    def detached(self) -> RewardTable:
+        """The same numbers without gradients."""
+        return replace(self, values=self.values.detach(), std=self.std.detach())
 
 
 class Panel:
@@ -94,7 +113,13 @@ class Panel:
         parts = _parts(batch, self.chunk, whole_groups)
         table = RewardTable.joined([self._table(_rows(batch, part)) for part in parts])
         back = torch.tensor([i for part in parts for i in part]).argsort().to(table.values.device)
-        return RewardTable(table.values[back], table.valid[back], table.std[back], self.names)
+        return RewardTable(
+            table.values[back],
+            table.valid[back],
+            table.std[back],
+            self.names,
+            _group_numbers(batch),
+        )
 
     def _table(self, batch: ImageBatch) -> RewardTable:
         columns = [
@@ -107,6 +132,7 @@ class Panel:
             torch.stack([column.valid for column in columns], dim=1),
             torch.stack([zeros if c.std is None else c.std for c in columns], dim=1),
             self.names,
+            _group_numbers(batch),
         )
 
     def _scores(self, name: str, reward: Reward, batch: ImageBatch) -> Scores:
@@ -153,6 +179,14 @@ class Panel:
         self.faults[name] += int(bad.sum())
         std = None if scores.std is None else scores.std.detach()
         return _zero_where_invalid(Scores(scores.values.detach(), scores.valid & ~bad, std))
+
+
+def _group_numbers(batch: ImageBatch) -> Int[Tensor, " batch"] | None:
+    if batch.group is None:
+        return None
+    numbers: dict[Hashable, int] = {}
+    counted = [numbers.setdefault(key, len(numbers)) for key in batch.group]
+    return torch.tensor(counted, device=batch.images.device)
 
 
 def _refuse_other_scales(images: Float[Tensor, "batch 3 height width"]) -> None:

@@ -8,6 +8,8 @@ import re
 
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import (
+    CALLS,
+    METHODS,
     Binary,
     Calibrated,
     Clip,
@@ -20,6 +22,9 @@ from rewards.expression import (
     Operator,
     compare,
 )
+from rewards.selection import Rank, Where
+from rewards.user_code import is_path
+from rewards.user_functions import Apply, declared_functions
 
 _OPERATORS: dict[type[ast.operator], Operator] = {
     ast.Add: "+",
@@ -27,8 +32,6 @@ _OPERATORS: dict[type[ast.operator], Operator] = {
     ast.Mult: "*",
     ast.Div: "/",
 }
-CALLS = ("R", "min", "max", "clip", "calibrated", "ensemble")
-METHODS = ("clip", "calibrated")
 MAX_CHARACTERS = 4000
 # Every walk over a tree is recursive; this keeps the deepest far from Python's limit of 1000.
 MAX_DEPTH = 100
@@ -43,8 +46,8 @@ def parse_expression(text: str) -> Expression:
 
     A bare name, dotted path or path/to/file.py:function is a reward; any other name goes in
     R("..."). `clip` and `calibrated` may also be written as methods, as in Python. Nothing is
-    evaluated: only names, numbers, + - * / and the calls in `CALLS` exist. Raises ExpressionError
-    with the offending part.
+    evaluated: only names, numbers, + - * /, the calls in `CALLS` and functions that a user declared
+    exist. Raises ExpressionError with the offending part.
     """
     node = _tree(text)
     if isinstance(node, ast.Compare):
@@ -54,7 +57,10 @@ def parse_expression(text: str) -> Expression:
 
 def parse_constraint(text: str) -> Constraint:
     """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged."""
-    node = _tree(text)
+    return _comparison(_tree(text), text)
+
+
+def _comparison(node: ast.expr, text: str) -> Constraint:
     if not isinstance(node, ast.Compare) or len(node.ops) != 1:
         raise _no_constraint(text)
     at_most = isinstance(node.ops[0], ast.LtE)
@@ -120,20 +126,24 @@ def _node(node: ast.expr, text: str) -> Expression:
 
 def _call(node: ast.Call, text: str) -> Expression:
     function, arguments = node.func, node.args
+    if _is_quoted_name(function):
+        return _applied(_node(function, text).leaves()[0].name, node, text)
     if isinstance(function, ast.Attribute) and function.attr in METHODS:
         name, arguments = function.attr, [function.value, *arguments]
     else:
         name = _dotted(function, text)
         name = {"min_": "min", "max_": "max"}.get(name, name)
     if name not in CALLS:
-        raise ExpressionError(f"{text!r}: unknown call {name!r}; {nearest(name, CALLS)}")
+        return _applied(name, node, text)
     named = [keyword.arg or "**" for keyword in node.keywords]
     if named and not (name == "ensemble" and named == ["aggregate"]):
         raise ExpressionError(f"{text!r}: {name}() takes no {', '.join(named)}")
     if name == "R":
         return Leaf(_quoted(arguments, 'R() takes one quoted name, as in R("file.py:f")', text))
+    if name == "where":
+        return _where(arguments, text)
     parts = tuple(_node(argument, text) for argument in arguments)
-    counts = {"clip": 3, "calibrated": 1}
+    counts = {"clip": 3, "calibrated": 1, "rank": 1}
     if name in counts and len(parts) != counts[name]:
         raise ExpressionError(
             f"{text!r}: {name}() takes {counts[name]} arguments; got {len(parts)}"
@@ -143,6 +153,8 @@ def _call(node: ast.Call, text: str) -> Expression:
             return Clip(*parts)
         case "calibrated":
             return Calibrated(*parts)
+        case "rank":
+            return Rank(*parts)
         case "ensemble" if named:
             rule = '`aggregate` is quoted, as in aggregate="min"'
             how = _quoted([node.keywords[0].value], rule, text)
@@ -150,6 +162,33 @@ def _call(node: ast.Call, text: str) -> Expression:
         case "ensemble":
             return Ensemble(parts)
     return Combine("min" if name == "min" else "max", parts)
+
+
+def _applied(name: str, node: ast.Call, text: str) -> Apply:
+    """Read a call of a user's function; a path is looked up later, with all other problems."""
+    known = declared_functions()
+    if not node.args or not (name in known or is_path(name)):
+        hint = nearest(name, (*CALLS, *known))
+        raise ExpressionError(f"{text!r}: unknown call {name!r}; {hint}")
+    if node.keywords:
+        raise ExpressionError(f"{text!r}: {name}() takes expressions by position")
+    return Apply(name, tuple(_node(argument, text) for argument in node.args))
+
+
+def _is_quoted_name(node: ast.expr) -> bool:
+    """Whether this is R("..."), which may also name a function that is called."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "R"
+
+
+def _where(arguments: list[ast.expr], text: str) -> Where:
+    match arguments:
+        case [ast.Compare() as condition, yes, no]:
+            found = _comparison(condition, text)
+            branches = _node(yes, text), _node(no, text)
+            return Where(found.expression, found.sense, found.threshold, *branches)
+    raise ExpressionError(
+        f"{text!r}: where() takes a comparison and two expressions, as in where(a <= 0.5, b, c)"
+    )
 
 
 def _quoted(nodes: list[ast.expr], rule: str, text: str) -> str:

@@ -11,6 +11,8 @@ from rewards.errors import UnknownRewardError
 from rewards.expression import Binary, Constraint, Ensemble, Expression, Leaf
 from rewards.ranges import Direction, bounds, directions
 from rewards.scalarization_facts import scalarization_problems
+from rewards.selection import Where
+from rewards.user_functions import Apply
 
 if TYPE_CHECKING:
     from rewards.objective import Objective
@@ -70,10 +72,11 @@ def objective_problems(objective: Objective) -> Iterator[str]:
         yield f"on: must be 'mean' or 'sample'; got {objective.on!r}"
     yield from _pessimism_problems(objective)
     targets: dict[str, object] = {}
-    for leaf in _leaves(objective.expressions):
-        known = targets.setdefault(leaf.name, leaf.target)
-        if known is not leaf.target:
-            yield f"two different rewards are named {leaf.name!r}"
+    for node in _named(objective.expressions):
+        known = targets.setdefault(node.name, node.target)
+        if known is not node.target:
+            kind = "rewards" if isinstance(node, Leaf) else "functions"
+            yield f"two different {kind} are named {node.name!r}"
 
 
 def _pessimism_problems(objective: Objective) -> Iterator[str]:
@@ -92,10 +95,10 @@ def _pessimism_problems(objective: Objective) -> Iterator[str]:
             )
 
 
-def _leaves(expressions: Iterable[Expression]) -> Iterator[Leaf]:
+def _named(expressions: Iterable[Expression]) -> Iterator[Leaf | Apply]:
     for tree in expressions:
         for node in tree.walk():
-            if isinstance(node, Leaf):
+            if isinstance(node, Leaf | Apply):
                 yield node
 
 
@@ -109,7 +112,14 @@ def _expression_problems(expression: Expression, role: Direction) -> Iterator[st
             _ = leaf.facts
         except UnknownRewardError as error:
             yield str(error)
+    low, high = bounds(expression)
+    if leaves and low == high:
+        yield f"{expression} is {low:g} whatever the images: it would teach nothing"
     for node, direction in directions(expression, role):
+        if isinstance(node, Apply):
+            yield from _call_problems(node)
+        if isinstance(node, Where):
+            yield from _condition_problems(node)
         if isinstance(node, Binary) and node.operator == "/":
             low, high = bounds(node.right)
             if low <= 0 <= high:
@@ -124,9 +134,34 @@ def _expression_problems(expression: Expression, role: Direction) -> Iterator[st
             )
 
 
+def _call_problems(node: Apply) -> Iterator[str]:
+    try:
+        mismatch = node.function.mismatch(len(node.parts))
+    except UnknownRewardError as error:
+        yield str(error)
+        return
+    if mismatch:
+        yield f"{node}: the function takes other arguments: {mismatch}"
+
+
+def _condition_problems(node: Where) -> Iterator[str]:
+    low, high = bounds(node.tested)
+    at_most = node.sense == "<="
+    always = high <= node.threshold if at_most else low >= node.threshold
+    never = low > node.threshold if at_most else high < node.threshold
+    if always or never:
+        yield (
+            f"{node}: its condition {'always' if always else 'never'} holds, since {node.tested} "
+            f"ranges over {low:g} .. {high:g}"
+        )
+
+
 def _wrong_directions(expression: Expression) -> Iterator[str]:
-    """A lower-is-better reward must count negatively in what is maximised."""
-    for leaf, direction in directions(expression):
+    """A lower-is-better reward must count negatively in what is maximised.
+
+    In a condition it is compared, not maximised.
+    """
+    for leaf, direction in directions(expression, conditions=False):
         if not isinstance(leaf, Leaf):
             continue
         try:
@@ -138,7 +173,8 @@ def _wrong_directions(expression: Expression) -> Iterator[str]:
         if direction == 0:
             yield (
                 f"{leaf} is lower-is-better, and in {expression} it may count either way; bound "
-                "its factor with clip(..., low, high)"
+                "its factor with clip(..., low, high), or declare `monotone` of the function that "
+                "it stands in"
             )
         else:
             negated = f"-R({leaf.name!r}), in YAML -{leaf}"

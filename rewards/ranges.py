@@ -17,6 +17,8 @@ from rewards.expression import (
     Leaf,
     Number,
 )
+from rewards.selection import Rank, Where
+from rewards.user_functions import Apply
 
 Interval = tuple[float, float]
 Direction = Literal[-1, 0, 1]
@@ -52,6 +54,16 @@ def bounds(node: Expression) -> Interval:
             return sum(lows) / len(lows), sum(highs) / len(highs)
         case Calibrated():
             return EVERYTHING
+        case Where(yes=yes, no=no):
+            (low, high), (least, most) = bounds(yes), bounds(no)
+            return min(low, least), max(high, most)
+        case Rank():
+            return 0.0, 1.0
+        case Apply():
+            try:
+                return node.function.low, node.function.high
+            except UnknownRewardError:
+                return EVERYTHING
     raise TypeError(f"no rule bounds a {type(node).__name__}")
 
 
@@ -65,16 +77,29 @@ def child_directions(node: Expression) -> tuple[Direction, ...]:
         case Binary("/", left, right):
             # d(a/b)/db = -a/b^2
             return _sign(bounds(right)), chained(-1, _sign(bounds(left)))
+        case Where():
+            return 0, 1, 1
+        case Apply(parts=parts):
+            try:
+                return (node.function.monotone,) * len(parts)
+            except UnknownRewardError:
+                return tuple(0 for _ in parts)
     return tuple(1 for _ in node.children)
 
 
 def directions(
-    node: Expression, direction: Direction = 1
+    node: Expression, direction: Direction = 1, *, conditions: bool = True
 ) -> Iterator[tuple[Expression, Direction]]:
-    """Every node below with the way in which it moves the whole, parents first."""
+    """Every node below with the way in which it moves the whole, parents first.
+
+    `conditions`: also what the conditions of `where` read, which may move it either way.
+    """
     yield node, direction
-    for child, own in zip(node.children, child_directions(node), strict=True):
-        yield from directions(child, chained(direction, own))
+    pairs = list(zip(node.children, child_directions(node), strict=True))
+    if isinstance(node, Where) and not conditions:
+        pairs = pairs[1:]
+    for child, own in pairs:
+        yield from directions(child, chained(direction, own), conditions=conditions)
 
 
 def chained(outer: Direction, inner: Direction) -> Direction:

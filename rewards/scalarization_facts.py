@@ -39,10 +39,13 @@ class ScalarizationFacts:
 
     summary: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    monotone: bool = True
+    """Whether raising one reward never lowers it, wherever the others stand."""
 
 
 # Few base samples lie three standard deviations above the base mean: a goal, yet within reach.
 _IDEAL = Parameter(3.0, "bound of every calibrated reward from above, base standard deviations")
+_NADIR = Parameter(-3.0, "bound of every calibrated reward from below, base standard deviations")
 SCALARIZATIONS: dict[str, ScalarizationFacts] = {
     "linear": ScalarizationFacts("weighted sum; reaches the convex hull of the attainable set"),
     "chebyshev": ScalarizationFacts(
@@ -52,12 +55,51 @@ SCALARIZATIONS: dict[str, ScalarizationFacts] = {
             "rho": Parameter(0.0, "weight of the sum of shortfalls, which breaks ties", low=0.0),
         },
     ),
+    "augmented_chebyshev": ScalarizationFacts(
+        "chebyshev with rho > 0: its optima are Pareto optimal, also where a weight is 0",
+        {
+            "ideal": _IDEAL,
+            "rho": Parameter(0.05, "weight of the sum of shortfalls, which breaks ties", above=0.0),
+        },
+    ),
     "smooth_chebyshev": ScalarizationFacts(
         "smooth worst weighted shortfall; every objective keeps a gradient",
         {
             "ideal": _IDEAL,
             "mu": Parameter(0.1, "smoothing, in weighted reward units", above=0.0),
         },
+    ),
+    "p_norm": ScalarizationFacts(
+        "minus the p-norm of the weighted shortfalls: between linear (1) and chebyshev (infinity)",
+        {
+            "ideal": _IDEAL,
+            "p": Parameter(4.0, "exponent; a larger one looks more at the worst", low=1.0),
+        },
+    ),
+    "nash": ScalarizationFacts(
+        "weighted product of gains over the nadir (its logarithm), the Nash bargaining solution",
+        {
+            "nadir": _NADIR,
+            "floor": Parameter(
+                0.1, "gain below which the logarithm goes on as its tangent", above=0.0
+            ),
+        },
+    ),
+    "pbi": ScalarizationFacts(
+        "penalty boundary intersection: near the ideal along a ray, and near the ray",
+        {
+            "ideal": _IDEAL,
+            "theta": Parameter(5.0, "weight of the distance from the ray", low=0.0),
+        },
+        monotone=False,
+    ),
+    "cosmos": ScalarizationFacts(
+        "weighted sum of gains plus their cosine to the weight vector",
+        {
+            "nadir": _NADIR,
+            "cosine": Parameter(1.0, "weight of the cosine, in weighted reward units", low=0.0),
+        },
+        monotone=False,
     ),
 }
 

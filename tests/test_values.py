@@ -103,6 +103,26 @@ ROWS: dict[str, tuple[Callable[[], list[float]], list[float]]] = {
         lambda: utility("smooth_chebyshev", {"mu": 0.1})(REWARDS, WEIGHTS).tolist(),
         [-2.1, -1.195444],
     ),
+    "augmented_chebyshev": (
+        lambda: utility("augmented_chebyshev")(REWARDS, WEIGHTS).tolist(),
+        [-2.247, -1.2655],
+    ),
+    "p_norm": (
+        lambda: utility("p_norm")(REWARDS, WEIGHTS).tolist(),
+        [-2.10251, -1.338691],
+    ),
+    "nash": (
+        lambda: utility("nash")(REWARDS, WEIGHTS).tolist(),
+        [1.015509, 1.218842],
+    ),
+    "pbi": (
+        lambda: utility("pbi")(REWARDS, WEIGHTS).tolist(),
+        [-19.839861, -18.836808],
+    ),
+    "cosmos": (
+        lambda: utility("cosmos")(REWARDS, WEIGHTS).tolist(),
+        [3.853551, 4.37693],
+    ),
     "utility_gradient": (
         lambda: utility_gradient("smooth_chebyshev", REWARDS, WEIGHTS, mu=1.0)[0].tolist(),
         [0.030556, 0.363521, 0.036054],

@@ -99,7 +99,7 @@ def _objective_problems(config: Config) -> Iterator[str]:
     yield from _evaluation_problems(config, objective)
     yield from guard_problems(config, objective)
     facts = ALGORITHMS[config.algorithm.name]
-    blind = [leaf for leaf in objective.undifferentiable() if leaf in known]
+    blind = objective.undifferentiable()
     if "reward_gradient" in facts.needs and blind:
         yield (
             f"algorithm.name: {facts.name} needs gradients of every reward, and "

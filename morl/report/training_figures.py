@@ -77,6 +77,19 @@ def constraint_figure(metrics: Metrics, name: str, threshold: float) -> go.Figur
     return figure
 
 
+def shares_figure(metrics: Metrics, name: str, leaves: Sequence[str]) -> go.Figure | None:
+    """Shares of the rewards of one objective, stacked to 1; None where none were logged."""
+    figure = go.Figure()
+    for k, leaf in enumerate(leaves):
+        values = column(metrics, f"share/{name}/{leaf}")
+        if np.isnan(values).all():
+            return None
+        line = {"color": hue(k), "width": 1}
+        _line(figure, metrics, smoothed(values), line=line, stackgroup="shares", name=leaf)
+    figure.update_yaxes(title_text=f"share of {name}", range=[0, 1])
+    return styled(figure, 320)
+
+
 def kl_figure(metrics: Metrics) -> go.Figure | None:
     """Distance from the base model; None where the algorithm does not measure it."""
     return _one(metrics, "kl", "KL to the base model", hue(3))

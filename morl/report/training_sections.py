@@ -13,6 +13,7 @@ from morl.report.training_figures import (
     curves_figure,
     disagreement_figure,
     kl_figure,
+    shares_figure,
     speed_figure,
 )
 from rewards.objective import Objective
@@ -36,6 +37,16 @@ def training_sections(metrics: Sequence[Mapping[str, Any]], config: Config) -> I
             "The batch mean of the learned cost, plus pessimism, and the multiplier.",
             constraint_figure(metrics, name, constraint.threshold),
         )
+    for name in dict.fromkeys(owner for owner, _ in objective.shared):
+        shares = shares_figure(metrics, name, [r for owner, r in objective.shared if owner == name])
+        if shares is not None:
+            yield section(
+                f"What {name} is made of: {dict(objective.maximized)[name]}",
+                "Share of each reward in what sets the images of an update apart in this "
+                "objective: mean size of its contribution against the mean image (Shapley values). "
+                "A reward whose share shrinks no longer steers, whatever its coefficient.",
+                shares,
+            )
     disagreement = disagreement_figure(metrics, config.names)
     if disagreement is not None:
         yield section(

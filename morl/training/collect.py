@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from morl.training.ledger import Ledger
 from morl.training.sampler import Sampler
 from morl.training.utility import Observation, Scored, TrainingUtility
 from rewards.evaluate import BoundObjective
+from rewards.panel import RewardTable
 from rewards.reward import ImageBatch
 
 
@@ -65,6 +66,7 @@ class Collector(ABC):
         self.utility = parts.utility
         self.ledger = parts.ledger
         self._seen: list[Observation] = []
+        self._raw: list[RewardTable] = []
 
     @abstractmethod
     def collect(self, batch: TrainingBatch, draws: Draws) -> Iterator[MicroStep]:
@@ -75,11 +77,15 @@ class Collector(ABC):
         if not self._seen:
             raise RuntimeError("`observation` is known only after `collect` has been exhausted")
         columns = zip(*(vars(seen).values() for seen in self._seen), strict=True)
-        return Observation(*(torch.cat(rows) for rows in columns))
+        seen = Observation(*(torch.cat(rows) for rows in columns))
+        # Only the whole step has the mean sample that contributions are measured against.
+        contributions = self.objective.leaf_contributions(RewardTable.joined(self._raw))
+        return replace(seen, contributions=contributions)
 
     def _begin(self, count: int) -> list[slice]:
         """Forget what the step before saw; return the micro-batches of `count` images."""
         self._seen.clear()
+        self._raw.clear()
         return self.sampler.micro.parts(count)
 
     def after_update(self, step: int) -> None:  # noqa: B027 (most regimes keep nothing)
@@ -106,4 +112,5 @@ class Collector(ABC):
             scored = self.utility.score(table, weights)
         self.ledger.reward_calls += len(prompts) * len(self.objective.leaves)
         self._seen.append(Observation.of(table, scored, weights))
+        self._raw.append(table.raw.detached())
         return scored

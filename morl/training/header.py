@@ -23,4 +23,5 @@ def adapter_header(parts: Assembly, calibration: Calibration) -> AdapterHeader:
         region={"low": low, "high": high},
         sampling=sampling,
         beside_sha256=None if beside is None else digest_of(beside),
+        notes={"objective_sha256": parts.objective.digest},
     )

@@ -23,6 +23,7 @@ from morl.errors import ConfigError, DataError
 from morl.training.durable import replace_durably, require_writable
 from morl.training.lock import exclusive
 from morl.training.metrics import MetricsLog
+from rewards.objective import Objective
 
 # A resumed run may go on longer, save elsewhen and be judged differently; anything else would
 # make it another run.
@@ -164,6 +165,7 @@ class RunDirectory:
             "command": command,
             "started": _now(),
             "seed": config.training.seed,
+            "objective_sha256": Objective.from_dict(config.objective.to_objective()).digest,
             "code_sha256": code_digest(),
             "versions": _versions(),
             "platform": platform.platform(),

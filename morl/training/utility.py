@@ -82,6 +82,8 @@ class Observation:
     std: Float[Tensor, "batch objective"]
     costs: Float[Tensor, "batch constraint"]
     cost_valid: Bool[Tensor, "batch constraint"]
+    contributions: Float[Tensor, "batch share"]
+    """What each (objective, reward) of `Objective.shared` added; none until the step is whole."""
 
     @classmethod
     def of(
@@ -94,6 +96,7 @@ class Observation:
             table.std.detach(),
             table.costs.detach(),
             table.cost_valid,
+            weights.new_zeros(len(weights), 0),
         )
 
     def gathered(self, all_gather: Callable[[Tensor], Tensor]) -> Observation:
@@ -111,7 +114,22 @@ class Observation:
         for j, name in enumerate(objective.constraint_names):
             mask = self.cost_valid[:, j]
             shown[f"cost/{name}"] = float(self.costs[mask, j].mean()) if mask.any() else 0.0
-        return shown
+        return shown | self._shares(objective)
+
+    def _shares(self, objective: Objective) -> dict[str, float]:
+        """Mean size of each reward's contribution, as a share of its objective's; they sum to 1.
+
+        Absent for an objective that reads one reward, and where none of several made a difference.
+        """
+        sizes = self.contributions.abs().mean(dim=0).tolist()
+        totals = dict.fromkeys(objective.names, 0.0)
+        for (name, _), size in zip(objective.shared, sizes, strict=True):
+            totals[name] += size
+        return {
+            f"share/{name}/{leaf}": size / totals[name]
+            for (name, leaf), size in zip(objective.shared, sizes, strict=True)
+            if totals[name] > 0
+        }
 
 
 class TrainingUtility:

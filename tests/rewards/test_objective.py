@@ -13,6 +13,7 @@ from rewards.expression import Constraint, Number
 from rewards.objective import Objective
 from rewards.ranges import bounds, directions
 
+DIGEST = "394c117ac114c4a6021b0426f30d9fb1d89b918439cd9ae3fd8c994ec5c5c7ca"
 BRIGHT, SAT, UNSAFE = R("brightness"), R("saturation"), R("shapes_unsafe")
 
 
@@ -361,3 +362,38 @@ class TestProblems:
         def distance(images, prompts): ...
 
         assert len(maximize(a=R(distance), b=1 - R(distance)).leaves) == 1
+
+
+class TestDigest:
+    def test_is_stable(self):
+        # Kept runs are compared by it: a change of this number is a change of their identity.
+        objective = maximize(look=0.5 * R("contrast") + R("colorfulness"), safe=-UNSAFE)
+        assert objective.digest == DIGEST
+
+    def test_says_the_same_for_what_means_the_same(self):
+        plain = full().to_dict()
+        again = Objective.from_dict(
+            {
+                **plain,
+                "maximize": {"look": "0.50*contrast+colorfulness", "safe": "-1 * shapes_unsafe"},
+                "subject_to": plain["subject_to"][::-1],
+                "params": {"mu": 0.05, "ideal": 3},
+            }
+        )
+        assert again.digest == full().digest
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"maximize": {"safe": "-shapes_unsafe", "look": "0.5 * contrast + colorfulness"}},
+            {"maximize": {"look": "0.6 * contrast + colorfulness", "safe": "-shapes_unsafe"}},
+            {"maximize": {"look": "colorfulness + 0.5 * contrast", "safe": "-shapes_unsafe"}},
+            {"subject_to": ["shapes_unsafe <= 0.03"]},
+            {"params": {"mu": 0.06}},
+            {"scalarization": "chebyshev", "params": {}},
+            {"on": "mean"},
+            {"pessimism": 1.0},
+        ],
+    )
+    def test_says_another_for_what_differs(self, change):
+        assert Objective.from_dict({**full().to_dict(), **change}).digest != full().digest

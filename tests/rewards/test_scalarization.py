@@ -20,6 +20,8 @@ from properties import (
 from rewards.scalarization import (
     chebyshev,
     linear,
+    nash,
+    p_norm,
     smooth_chebyshev,
     utility,
     utility_gradient,
@@ -35,7 +37,15 @@ EVERY = [
     ("chebyshev", {"ideal": 2.0, "rho": 0.05}),
     ("smooth_chebyshev", {}),
     ("smooth_chebyshev", {"ideal": 1.0, "mu": 1.0}),
+    ("augmented_chebyshev", {}),
+    ("p_norm", {}),
+    ("p_norm", {"ideal": 1.0, "p": 1.5}),
+    ("nash", {}),
+    ("nash", {"nadir": 0.0, "floor": 1.0}),
+    ("pbi", {}),
+    ("cosmos", {}),
 ]
+MONOTONE = [(name, params) for name, params in EVERY if SCALARIZATIONS[name].monotone]
 
 
 class TestValues:
@@ -57,6 +67,27 @@ class TestValues:
         #                -log(e^0.2 + e^0.3 + e^0.5) = -log 4.219983 = -1.439831
         values = smooth_chebyshev(REWARDS, WEIGHTS, ideal=3.0, mu=1.0)
         assert values.tolist() == pytest.approx([-2.022020, -1.439831], abs=1e-5)
+
+    def test_augmented_chebyshev_by_name(self):
+        # rho = 0.05: -1 - 0.05 x 2.75;  -0.5 - 0.05 x 1
+        values = utility("augmented_chebyshev")(REWARDS, WEIGHTS)
+        assert values.tolist() == pytest.approx([-1.1375, -0.55])
+
+    def test_p_norm(self):
+        # p = 2, z = 3: -sqrt(1^2 + 0.75^2 + 1^2) = -sqrt 2.5625;  -sqrt(0.04 + 0.09 + 0.25)
+        values = p_norm(REWARDS, WEIGHTS, ideal=3.0, p=2.0)
+        assert values.tolist() == pytest.approx([-1.600781, -0.616441], abs=1e-5)
+
+    def test_nash(self):
+        # n = -3: 0.5 log 4 + 0.25 log 3 + 0.25 log 2 = 1.141087;  log 5
+        assert nash(REWARDS, WEIGHTS, nadir=-3.0).tolist() == pytest.approx(
+            [1.141087, math.log(5)], abs=1e-5
+        )
+
+    def test_nash_outside_of_the_domain_goes_on_as_a_tangent(self):
+        # One objective, f = 0.5: at g = -1, log 0.5 + (-1 - 0.5) / 0.5 = -0.693147 - 3
+        value = nash(torch.tensor([[-1.0]]), torch.ones(1, 1), nadir=0.0, floor=0.5)
+        assert value.item() == pytest.approx(-3.693147, abs=1e-5)
 
     def test_samples_do_not_mix(self):
         for name, params in EVERY:
@@ -84,7 +115,8 @@ class TestLimits:
 
     @pytest.mark.parametrize(("name", "params"), EVERY)
     def test_one_objective_is_ranked_by_its_reward(self, name, params):
-        rewards = torch.linspace(-4, 4, 9)[:, None]
+        # Below the ideal point: beyond it a p-norm is flat.
+        rewards = torch.linspace(-8, 1, 9)[:, None]
         scores = utility(name, params)(rewards, torch.ones_like(rewards))
         assert (scores.diff() > 0).all()
 
@@ -94,6 +126,23 @@ class TestLimits:
         torch.testing.assert_close(linear(rewards, weights), rewards[:, 0])
         torch.testing.assert_close(chebyshev(rewards, weights), rewards[:, 0] - 3)
         torch.testing.assert_close(smooth_chebyshev(rewards, weights), rewards[:, 0] - 3)
+
+    def test_p_norm_lies_between_linear_and_chebyshev(self):
+        rewards, weights = normal(200, 4).clamp(max=3), simplex(200, 4)
+        shift = 3 * weights.sum(dim=1)
+        torch.testing.assert_close(p_norm(rewards, weights, p=1), linear(rewards, weights) - shift)
+        torch.testing.assert_close(
+            p_norm(rewards, weights, p=500.0), chebyshev(rewards, weights), rtol=3e-3, atol=0
+        )
+
+    def test_p_norm_is_flat_where_every_goal_is_reached(self):
+        gradient = utility_gradient("p_norm", torch.tensor([[3.0, 4.0]]), torch.full((1, 2), 0.5))
+        assert gradient.tolist() == [[0.0, 0.0]]
+
+    def test_nash_trades_relative_gains(self):
+        # d s / d r_i = w_i / g_i: with equal weights a gain that is half as large counts double
+        gradient = utility_gradient("nash", torch.tensor([[-1.0, 1.0]]), torch.full((1, 2), 0.5))
+        assert gradient.tolist() == [[0.25, 0.125]]
 
     def test_equal_weights_and_equal_rewards(self):
         # r_i = r, w_i = 1 / K: r;  -(z - r) / K;  -(z - r) / K - mu log K
@@ -113,20 +162,37 @@ class TestLimits:
 
 
 class TestProperties:
+    @pytest.mark.parametrize(("name", "params"), MONOTONE)
+    @given(st.integers(1, 5), st.integers(0, 10**6))
+    def test_monotone_in_each_reward(self, name, params, objectives, seed):
+        rewards, weights = 3 * normal(5, objectives, seed=seed), simplex(5, objectives, seed=seed)
+        assert_monotone_in_each_reward(utility(name, params), rewards, weights)
+        vertices = torch.eye(objectives, dtype=torch.float64)[torch.arange(5) % objectives]
+        assert_monotone_in_each_reward(utility(name, params), rewards, vertices)
+
+    @pytest.mark.parametrize(("name", "params"), EVERY)
+    @given(st.integers(2, 5), st.integers(0, 10**6))
+    def test_objectives_have_no_order(self, name, params, objectives, seed):
+        rewards, weights = 3 * normal(5, objectives, seed=seed), simplex(5, objectives, seed=seed)
+        assert_weight_permutation_equivariant(utility(name, params), rewards, weights)
+
     @pytest.mark.parametrize(("name", "params"), EVERY)
     def test_shared(self, name, params):
         score, rewards, weights = utility(name, params), normal(30, 4), simplex(30, 4, seed=1)
-        assert_monotone_in_each_reward(score, rewards, weights)
         assert_weight_permutation_equivariant(score, rewards, weights)
         assert_gradient_matches_finite_difference(lambda r: score(r, weights), rewards)
         assert_gradient_matches_finite_difference(lambda w: score(rewards, w), weights)
 
-    @pytest.mark.parametrize(("name", "params"), EVERY)
+    @pytest.mark.parametrize(
+        ("name", "params"), [entry for entry in MONOTONE if entry[0] != "nash"]
+    )
     def test_one_unit_on_every_reward_is_worth_at_most_one(self, name, params):
-        # d s / d r_i >= 0 and sum_i d s / d r_i <= (1 + rho) max_i w_i <= 1 + rho
+        # d s / d r_i >= 0 and sum_i d s / d r_i <= (1 + rho) max_i w_i <= 1 + rho; for a p-norm
+        # sum_i w_i q_i with |q|_p' = 1, so at most the p-norm of w, which is at most its sum
         gradient = utility_gradient(name, normal(30, 4), simplex(30, 4), **params)
+        rho = {"rho": 0.05, **params}["rho"] if "chebyshev" in name else 0.0
         assert gradient.min() >= 0
-        assert gradient.sum(dim=1).max() <= 1 + params.get("rho", 0.0) + 1e-9
+        assert gradient.sum(dim=1).max() <= 1 + rho + 1e-9
 
     @given(st.floats(0.01, 10), st.integers(1, 6), st.integers(0, 10**6))
     def test_smooth_never_exceeds_hard(self, mu, objectives, seed):
@@ -220,6 +286,19 @@ class TestErrors:
             ValueError, match=r"scalarization: unknown 'chebychev'; nearest: 'chebyshev'"
         ):
             utility("chebychev")
+
+    def test_p(self):
+        with pytest.raises(ValueError, match=r"`p` must be at least 1; got 0\.5"):
+            p_norm(REWARDS, WEIGHTS, p=0.5)
+
+    def test_floor(self):
+        with pytest.raises(ValueError, match=r"`floor` must be positive; got 0"):
+            nash(REWARDS, WEIGHTS, floor=0.0)
+
+    def test_augmented_chebyshev_is_augmented(self):
+        message = r"augmented_chebyshev: rho must be a finite number above 0; got 0\.0"
+        with pytest.raises(ValueError, match=message):
+            utility("augmented_chebyshev", {"rho": 0.0})
 
     @pytest.mark.parametrize("name", ["linear", "chebyshev"])
     def test_unknown_parameter(self, name):

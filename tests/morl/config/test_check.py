@@ -139,6 +139,22 @@ class TestObjective:
     def test_an_expression_that_does_not_parse(self):
         assert "objective" in only(*maximize("{a: 'sharpness +', b: sharpness}"))
 
+    def test_what_cannot_be_computed_is_said_all_at_once_with_its_key(self):
+        problems = found(
+            *maximize(
+                "{a: brightness / contrast, b: 0 * sharpness, c: 1 + 2, "
+                "d: 'where(saturation <= 2, contrast, 0)', e: no_such_module.f(contrast)}"
+            )
+        )
+        for key, said in {
+            "a": "may divide by zero",
+            "b": "whatever the images",
+            "c": "reads no reward",
+            "d": "always holds",
+            "e": "there is no module 'no_such_module'",
+        }.items():
+            assert any(f"maximize.{key}: " in line and said in line for line in problems), key
+
     def test_a_constraint_that_does_not_compare(self):
         assert "objective" in only("objective.subject_to=[shapes_unsafe]")
 
@@ -157,6 +173,13 @@ class TestAlgorithm:
         assert "draft needs gradients" in problem
         assert "jpeg_compressibility has none" in problem
         assert "policy_gradient, nft" in problem
+
+    def test_a_rank_ends_a_gradient_and_a_condition_needs_none(self):
+        ranked = maximize("{a: brightness + rank(sharpness), b: sharpness}")
+        assert "rank(sharpness) has none" in only(*ranked)
+        assert found(*ranked, *GROUPS) == []
+        decided = "{a: 'where(jpeg_compressibility <= -1, brightness, 0)', b: sharpness}"
+        assert found(*maximize(decided)) == []
 
     def test_the_same_reward_and_an_algorithm_that_needs_none(self):
         assert found(*maximize("{a: jpeg_compressibility, b: sharpness}"), *GROUPS) == []

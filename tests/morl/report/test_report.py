@@ -23,9 +23,11 @@ from morl.report.training_figures import (
     constraint_figure,
     disagreement_figure,
     kl_figure,
+    shares_figure,
     smoothed,
     speed_figure,
 )
+from morl.report.training_sections import training_sections
 from morl.training.run import RunDirectory
 from morl.weights import das_dennis
 
@@ -212,6 +214,26 @@ class TestTrainingFigures:
         assert kl_figure(records) is None
         assert speed_figure(records) is None
         assert disagreement_figure(records, ["red"]) is None
+
+    def test_shares_are_stacked_to_one(self):
+        records = [{"step": n, "share/look/a": 0.75, "share/look/b": 0.25} for n in (1, 2)]
+        figure = shares_figure(records, "look", ["a", "b"])
+        assert [(t.name, list(t.y), t.stackgroup) for t in figure.data] == [
+            ("a", [0.75, 0.75], "shares"),
+            ("b", [0.25, 0.25], "shares"),
+        ]
+        assert shares_figure([{"step": 1}], "look", ["a", "b"]) is None
+
+    def test_only_an_objective_of_several_rewards_has_a_section_of_them(self):
+        config = Config(
+            objective=ObjectiveConfig(
+                maximize={"look": "saturation - sharpness", "dark": "contrast"}
+            )
+        )
+        values = {"share/look/saturation": 0.6, "share/look/sharpness": 0.4}
+        sections = list(training_sections([{"step": 1, **values}], config))
+        titles = [found.title for found in sections if found.title.startswith("What ")]
+        assert titles == ["What look is made of: saturation - sharpness"]
 
     def test_a_constraint_is_drawn_with_threshold_and_multiplier(self):
         records = [{"step": n, "cost/x": 0.3, "multiplier/x": 0.5} for n in (1, 2)]

@@ -88,6 +88,21 @@ def test_the_gradient_does_not_depend_on_the_parts(algorithm: str) -> None:
         torch.testing.assert_close(*means, atol=1e-3, rtol=1e-3)
 
 
+def test_shares_are_of_the_whole_step() -> None:
+    several = "objective.maximize={red: colorfulness - 0.5 * contrast, light: brightness}"
+    found = []
+    for size in ("null", "1"):  # a sample alone is its own mean: it would contribute nothing
+        module = module_of("draft", several, f"training.micro_batch={size}")
+        gradients(module)
+        found.append(module.collector.observation().summary(module.utility.objective))
+    keys = ["share/red/colorfulness", "share/red/contrast"]
+    assert [key for key in found[0] if key.startswith("share/")] == keys
+    assert sum(found[0][key] for key in keys) == pytest.approx(1.0)
+    assert [found[1][key] for key in keys] == pytest.approx(
+        [found[0][key] for key in keys], abs=1e-3
+    )
+
+
 def test_checkpointing_changes_no_gradient() -> None:
     kept = gradients(module_of("draft"))
     again = gradients(module_of("draft", "base.gradient_checkpointing=true"))

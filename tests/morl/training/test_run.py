@@ -12,6 +12,7 @@ import pytest
 from morl.config import Config, ObjectiveConfig, TrainingConfig
 from morl.errors import ConfigError, DataError, ResourceError
 from morl.training.run import ResumeNote, RunDirectory, code_digest, differences
+from rewards.objective import Objective
 
 CONFIG = Config(objective=ObjectiveConfig(maximize={"a": "sharpness", "b": "saturation"}))
 LONGER = dataclasses.replace(CONFIG, training=TrainingConfig(steps=500))
@@ -39,6 +40,8 @@ class TestStart:
         assert info["versions"]["torch"].startswith("2.")
         assert info["code_sha256"] == code_digest()
         assert len(info["code_sha256"]) == 64
+        objective = Objective.from_dict(CONFIG.objective.to_objective())
+        assert info["objective_sha256"] == objective.digest
         assert not list(started.path.glob(".tmp*"))
 
     def test_reading_where_no_run_is(self, run):

@@ -1,5 +1,7 @@
 """What is optimised: the running mean over weight vectors, coefficients, penalties."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,3 +107,17 @@ def test_advantages_mix_objectives_inside_groups() -> None:
     torch.testing.assert_close(
         utility.advantages(scored, weights, group, 5.0), torch.tensor([-2.0, 2.0, 0.0, 0.0])
     )
+
+
+def test_shares_are_mean_sizes_over_their_sum() -> None:
+    bound = objective(maximize={"a": "brightness - contrast", "b": "saturation"})
+    utility = TrainingUtility(bound, UNIT, None)
+    weights = torch.full((2, 2), 0.5)
+    seen = table(torch.zeros(2, 2))
+    observation = Observation.of(seen, utility.score(seen, weights), weights)
+    # Mean sizes 3 and 1 of 4; b reads one reward and has no share
+    whole = replace(observation, contributions=torch.tensor([[2.0, -1.0], [-4.0, 1.0]]))
+    shares = {k: v for k, v in whole.summary(bound).items() if k.startswith("share/")}
+    assert shares == {"share/a/brightness": 0.75, "share/a/contrast": 0.25}
+    nothing = replace(observation, contributions=torch.zeros(2, 2))
+    assert not any(key.startswith("share/") for key in nothing.summary(bound))

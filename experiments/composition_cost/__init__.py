@@ -1,0 +1,1 @@
+"""What composing rewards costs beside running them."""

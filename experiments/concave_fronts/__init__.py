@@ -1,0 +1,1 @@
+"""Which scalarisations reach a front that bends inwards, and for which policies it does."""
