@@ -24,7 +24,7 @@ from rewards.semantics import value_of
 
 @dataclass(frozen=True)
 class ObjectiveTable:
-    """An objective on one batch, in raw units; J may be 0.
+    """An objective on one batch, in raw units; K or J may be 0.
 
     `rewards` [B,K]: maximised expressions, mean - pessimism x std; `costs` [B,J]: constrained
     expressions, mean + pessimism x std under "<=" and mean - pessimism x std under ">=";
@@ -88,9 +88,9 @@ class BoundObjective:
         rewards, costs = found[:maximized], found[maximized:]
         none = raw.values.new_zeros(len(raw.values), 0)
         return ObjectiveTable(
-            torch.stack(bounded[:maximized], dim=1),
-            torch.stack([scores.valid for scores in rewards], dim=1),
-            torch.stack([scores.disagreement.detach() for scores in rewards], dim=1),
+            torch.stack(bounded[:maximized], dim=1) if rewards else none,
+            torch.stack([scores.valid for scores in rewards], dim=1) if rewards else none.bool(),
+            torch.stack([s.disagreement.detach() for s in rewards], dim=1) if rewards else none,
             torch.stack(bounded[maximized:], dim=1) if costs else none,
             torch.stack([scores.valid for scores in costs], dim=1) if costs else none.bool(),
             raw,

@@ -42,15 +42,21 @@ def evaluate_run(
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    parts = assemble(_sampling(config))
-    _, parameters = read_adapter(run.path / ADAPTER_FILE)
-    parts.adapter.load_state_dict(parameters)
-    parts.bound.statistics = read_statistics(run)
+    parts = trained(run, run.path / ADAPTER_FILE)
     judge = judge_of(config, parts, rewards or ())
     prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
     result = measure(parts, judge, prompts, full=full)
     run.write_json("evaluation_ledger.json", parts.ledger.to_dict())
     return run.write_json("front.json", result)
+
+
+def trained(run: RunDirectory, file: Path) -> Assembly:
+    """Load a run with an adapter file of its own, to be judged: with evaluation's sampler."""
+    parts = assemble(_sampling(run.config()))
+    _, parameters = read_adapter(file)
+    parts.adapter.load_state_dict(parameters)
+    parts.bound.statistics = read_statistics(run)
+    return parts
 
 
 def weight_grid(config: Config) -> Float[Tensor, "point objective"]:
@@ -177,7 +183,7 @@ def judge_constraints(
     counted: dict[str, Any] = {}
     trials = [None, *grid]
     scored = [
-        score_images(parts, judge, *_drawn_anew(parts, prompts, count, number, weights))["gold"]
+        score_images(parts, judge, *drawn_anew(parts, prompts, count, number, weights))["gold"]
         for number, weights in enumerate(tqdm(trials, desc="constraints", leave=False))
     ]
     constraints = zip(bound.objective.constraint_names, bound.objective.constraints, strict=True)
@@ -193,14 +199,16 @@ def judge_constraints(
     return counted
 
 
-def _drawn_anew(
+def drawn_anew(
     parts: Assembly,
     prompts: Sequence[str],
     count: int,
     number: int,
     weights: Float[Tensor, " objective"] | None,
+    purpose: str = "judged prompts and noise",
 ) -> tuple[list[str], Tensor | None, Tensor]:
-    draw = generator(parts.config.training.seed, number, 0, "judged prompts and noise")
+    """Prompts (with replacement), weights and noise of trial `number`, independent of others."""
+    draw = generator(parts.config.training.seed, number, 0, purpose)
     chosen = torch.randint(len(prompts), (count,), generator=draw).tolist()
     return [prompts[i] for i in chosen], weights, parts.sampler.noise(count, draw)
 
