@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from rewards.panel import FaultPolicy, Panel, RewardTable
 from rewards.ranges import Direction, directions
 from rewards.registry import UserReward, build
 from rewards.reward import ImageBatch, Reward, Scores
+from rewards.routing import matches
 from rewards.semantics import value_of
 
 
@@ -75,7 +77,7 @@ class BoundObjective:
 
     def __call__(self, batch: ImageBatch) -> ObjectiveTable:
         """Score the batch; raises RewardFault from a scorer, CalibrationError before `fit`."""
-        return self.table(self.panel(batch))
+        return self.routed(self.table(self.panel(batch)), batch.metadata)
 
     def table(self, raw: RewardTable) -> ObjectiveTable:
         """Evaluate all expressions on scores that exist already."""
@@ -94,6 +96,30 @@ class BoundObjective:
             torch.stack(bounded[maximized:], dim=1) if costs else none,
             torch.stack([scores.valid for scores in costs], dim=1) if costs else none.bool(),
             raw,
+        )
+
+    def routed(
+        self, table: ObjectiveTable, records: Sequence[Mapping[str, Any]] | None
+    ) -> ObjectiveTable:
+        """Mark objectives as not valid on prompts whose record they do not apply to.
+
+        records: one a row, as in `ImageBatch.metadata`; None for prompts without any.
+        """
+        applies = self.objective.applies
+        if not applies:
+            return table
+        rows = [{}] * len(table.rewards) if records is None else records
+        found = [
+            [name not in applies or matches(applies[name], row) for name in self.objective.names]
+            for row in rows
+        ]
+        valid = table.reward_valid & torch.tensor(found).to(table.reward_valid.device)
+        zero = torch.zeros_like(table.rewards)
+        return replace(
+            table,
+            rewards=torch.where(valid, table.rewards, zero),
+            reward_valid=valid,
+            std=torch.where(valid, table.std, zero),
         )
 
     def fit(self, tables: Sequence[RewardTable]) -> None:

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from morl.algorithms.aggregation_facts import aggregation_problems
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
 from morl.config.scorers import unread_records
 from morl.config.tree import Config
 from morl.errors import ConfigError, DataError
-from morl.prompts import WORLD, read_prompts
+from morl.prompts import WORLD, Prompt, read_prompts
 from rewards import instruments, judge_settings
 from rewards.errors import RewardError, nearest
 from rewards.objective import Objective
 from rewards.registry import facts_of
+from rewards.routing import matches, rule_problem
 
 SUM_TOLERANCE = 1e-9
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -74,12 +76,37 @@ def _objective_problems(config: Config) -> Iterator[str]:
         )
     yield from _evaluation_problems(config, objective)
     facts = ALGORITHMS[config.algorithm.name]
+    yield from _regime_problems(config, facts)
     blind = [leaf for leaf in objective.undifferentiable() if leaf in known]
     if "reward_gradient" in facts.needs and blind:
         yield (
             f"algorithm.name: {facts.name} needs gradients of every reward, and "
             f"{', '.join(blind)} has none; choose an algorithm that needs none "
             f"({', '.join(_without_gradients())}) or another reward"
+        )
+
+
+def _regime_problems(config: Config, facts: AlgorithmFacts) -> Iterator[str]:
+    """What an objective asks that not every regime, or not this one, can do."""
+    asked = config.objective
+    for problem in aggregation_problems(asked.aggregation, facts.regime, config.training.devices):
+        yield f"objective.aggregation: {problem}"
+    if asked.normalize == "base":
+        return
+    if "groups" not in facts.needs:
+        yield (
+            f"objective.normalize: {asked.normalize} divides by the std of a group, and "
+            f"{facts.name} has no groups; use base, or one of {', '.join(_with_groups())}"
+        )
+    if asked.on == "sample":
+        yield (
+            f"objective.normalize: {asked.normalize} divides the advantage of each objective, and "
+            "on: sample has one advantage for all of them; use on: mean, or normalize: base"
+        )
+    if asked.normalize == "group_std_sum" and asked.scalarization != "linear":
+        yield (
+            "objective.normalize: group_std_sum divides the weighted sum of raw rewards, so it "
+            f"needs scalarization: linear; got {asked.scalarization}"
         )
 
 
@@ -190,6 +217,14 @@ def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
             ".jsonl whose lines hold it beside `prompt`"
         )
 
+    for name, rule in config.objective.applies.items():
+        told = (prompt.record for prompt in prompts if isinstance(prompt, Prompt))
+        if rule_problem(rule) is None and not any(matches(rule, record) for record in told):
+            yield (
+                f"objective.applies.{name}: no prompt's record matches {rule!r}, so {name} would "
+                "never count; give a .jsonl whose lines hold the field beside `prompt`"
+            )
+
 
 def _leaves(config: Config) -> tuple[str, ...]:
     try:
@@ -203,6 +238,10 @@ def _without_gradients() -> list[str]:
         return "reward_gradient" not in facts.needs
 
     return [name for name, facts in ALGORITHMS.items() if free(facts)]
+
+
+def _with_groups() -> list[str]:
+    return [name for name, facts in ALGORITHMS.items() if "groups" in facts.needs]
 
 
 def _unknown(leaf: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -153,9 +154,9 @@ def _front(
 ) -> Front:
     k = len(config.names)
     base, samples = base[:, :k], samples[:, :, :k]
-    mean, std = base.mean(dim=0), base.std(dim=0)
-    nadir = (mean - std).tolist()
-    ideal = (mean + IDEAL_SDS * std).tolist()
+    applying = [column[~column.isnan()] for column in base.T]
+    nadir = [float(column.mean() - column.std()) for column in applying]
+    ideal = [float(column.mean() + IDEAL_SDS * column.std()) for column in applying]
     if space == "gold":
         for i, name in enumerate(config.names):
             if name in config.evaluation.axes:
@@ -217,12 +218,18 @@ def _also(judge: Judge, grid: ScoredGrid) -> dict[str, Any]:
     """Mean of every further reward at the base and at each weight vector."""
     return {
         name: {
-            "base": float(grid.base["proxy"].rewards[:, i].mean()),
-            "weights": [float(point["proxy"].rewards[:, i].mean()) for point in grid.points],
+            "base": _mean_of(grid.base["proxy"], i),
+            "weights": [_mean_of(point["proxy"], i) for point in grid.points],
         }
         for i, name in enumerate(judge.proxy.objective.names)
         if i >= grid.weights.shape[1]
     }
+
+
+def _mean_of(scores: Scores, column: int) -> float | None:
+    """Mean where the reward applies; None where it never does, as JSON has no NaN."""
+    mean = float(scores.rewards[:, column].nanmean())
+    return None if math.isnan(mean) else mean
 
 
 @torch.no_grad()
@@ -240,7 +247,7 @@ def edge_paths(parts: Assembly, judge: Judge, prompts: Sequence[str]) -> dict[st
         path = edge_path(k, i, j, config.evaluation.edge_points)
         scored = [score_images(parts, judge, asked, w, noise) for w in path]
         for space in measured:
-            means = [s[space].rewards[:, :k].mean(dim=0) for s in scored]
+            means = [s[space].rewards[:, :k].nanmean(dim=0) for s in scored]
             measured[space][i, j] = torch.stack(means).double().numpy()
     return {
         space: {
