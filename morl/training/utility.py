@@ -8,69 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from morl.algorithms.advantages import effective_weights, group_advantages, group_std
+from morl.algorithms.advantages import group_advantages
+from morl.algorithms.normalization import Normalize, divisors, effective_weights
 from morl.algorithms.tail import tail_weights
+from morl.training.mean_rewards import MeanRewards
 from rewards.applicability import applicable_weights
 from rewards.calibration import Calibration
 from rewards.constraints import DualAscent, lagrangian_penalty, violation
 from rewards.evaluate import ObjectiveTable
 from rewards.objective import Objective
 from rewards.scalarization import utility, utility_gradient
-
-Normalize = Literal["base", "group_std", "group_std_sum"]
-# Added to a group's std before it divides; raw or base units. Source: the Flow-GRPO repository.
-STD_FLOOR = 1e-4
-
-
-class MeanRewards:
-    """Running least-squares estimate of the mean reward vector at a weight vector.
-
-    m_k(w) = w^T (S_k + ridge I)^-1 t_k
-    S_k <- decay S_k + sum_i v_ik w_i w_i^T,  t_k <- decay t_k + sum_i v_ik w_i r_ik
-
-    w [K] on the simplex (its entries sum to 1, so the fit has an intercept), r [K] calibrated
-    rewards, v_ik: 1 where reward k applies to sample i, else 0. Linear in w: it misleads where the
-    front bends strongly. Before any sample m = 0, the base model's mean in calibrated units.
-    """
-
-    def __init__(self, objectives: int, decay: float = 0.9, ridge: float = 1.0) -> None:
-        self.decay = decay
-        self.ridge = ridge
-        self.moments = torch.zeros(objectives, objectives, objectives, dtype=torch.float64)
-        self.products = torch.zeros(objectives, objectives, dtype=torch.float64)
-
-    def update(
-        self,
-        weights: Float[Tensor, "batch objective"],
-        rewards: Float[Tensor, "batch objective"],
-        valid: Bool[Tensor, "batch objective"],
-    ) -> None:
-        """Add one batch where it is valid; the rewards carry no gradient into the state."""
-        w, r = weights.detach().cpu().double(), rewards.detach().cpu().double()
-        applies = valid.cpu().double()
-        self.moments = self.decay * self.moments + torch.einsum("bk,bi,bj->kij", applies, w, w)
-        self.products = self.decay * self.products + w.T @ (applies * r)
-
-    def at(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch objective"]:
-        """The estimated mean reward vector at each weight vector."""
-        eye = torch.eye(self.moments.shape[0], dtype=torch.float64)
-        slopes = torch.linalg.solve(self.moments + self.ridge * eye, self.products.T[..., None])
-        return (weights.detach().cpu().double() @ slopes[..., 0].T).to(weights)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"moments": self.moments, "products": self.products}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        moments, self.products = state["moments"], state["products"]
-        if moments.ndim == 2:  # from before rewards could be inapplicable: one matrix for all
-            moments = moments.expand(len(moments), -1, -1).clone()
-        self.moments = moments
 
 
 @dataclass(frozen=True)
@@ -86,13 +38,13 @@ class Scored:
     scale: Float[Tensor, "batch objective"]
     """What advantages are divided by, beyond calibration: 1 unless normalised inside groups."""
     group: Int[Tensor, " batch"]
+    weights: Float[Tensor, "batch objective"]
+    """Shared out over the objectives that apply; 0 for a sample that counts nowhere."""
 
-    def effective(
-        self, weights: Float[Tensor, "batch objective"]
-    ) -> Float[Tensor, "batch objective"]:
-        """What each objective counts in each sample, in units of the base model's std."""
-        told = applicable_weights(weights.detach().to(self.rewards), self.valid)
-        return effective_weights(told, self.scale)
+    @property
+    def counts(self) -> Bool[Tensor, " batch"]:
+        """Which samples have an objective that applies and has some weight."""
+        return self.weights.sum(dim=1) > 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +71,7 @@ class Observation:
             table.std.detach(),
             table.costs.detach(),
             table.cost_valid,
-            scored.effective(weights),
+            effective_weights(scored.weights, scored.scale),
         )
 
     def gathered(self, all_gather: Callable[[Tensor], Tensor]) -> Observation:
@@ -196,21 +148,28 @@ class TrainingUtility:
             self._penalty(table),
             torch.ones_like(rewards),
             group.to(rewards.device),
+            torch.zeros_like(rewards),
         )
         return self.rescored(scored, weights)
 
     def rescored(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Scored:
         """The same images as other weight vectors see them."""
-        return replace(
-            scored,
-            coefficients=self._coefficients(scored, weights),
-            scale=self._scale(scored, weights),
+        own = weights.detach().to(scored.rewards)
+        scored = replace(scored, weights=applicable_weights(own, scored.valid))
+        scale = divisors(
+            self.normalize,
+            scored.rewards,
+            scored.valid,
+            scored.weights,
+            scored.group,
+            torch.tensor(self.calibration.std).to(scored.rewards),
         )
+        return replace(scored, coefficients=self._coefficients(scored, weights), scale=scale)
 
     def utility(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Tensor:
         """The differentiable utility [B] whose gradient the reward-gradient regime follows."""
         if self.objective.on == "sample":
-            value = self._own(scored, scored.rewards, weights)
+            value = self._own(scored, scored.rewards)
         else:
             value = (scored.coefficients * scored.rewards * scored.valid).sum(dim=1)
         return self._in_tail(value, scored, weights) - scored.penalty
@@ -244,9 +203,8 @@ class TrainingUtility:
         every = torch.ones_like(scored.valid[:, :1])
         penalty = group_advantages(scored.penalty[:, None], every, group, clip)[:, 0]
         if self.objective.on == "sample":
-            own = self._own(scored, scored.rewards, weights)
-            applies = self._applies(scored, weights)[:, None]
-            mixed = group_advantages(own[:, None], applies, group, clip)[:, 0]
+            own = self._own(scored, scored.rewards)[:, None]
+            mixed = group_advantages(own, scored.counts[:, None], group, clip)[:, 0]
         else:
             each = group_advantages(scored.rewards / scored.scale, scored.valid, group, clip)
             mixed = (scored.coefficients * each).sum(dim=1)
@@ -277,50 +235,18 @@ class TrainingUtility:
         at = scored.rewards.detach()
         if self.objective.on == "mean":
             at = self.means.at(weights).to(at)
-        told = self._told(scored, weights)
-        found = utility_gradient(self.objective.scalarization, at, told, **self.objective.params)
-        counts = scored.valid & self._applies(scored, weights)[:, None]
+        name, params = self.objective.scalarization, self.objective.params
+        found = utility_gradient(name, at, _readable(scored), **params)
+        counts = scored.valid & scored.counts[:, None]
         return torch.where(counts, found, torch.zeros_like(found))
 
-    def _applies(
-        self, scored: Scored, weights: Float[Tensor, "batch objective"]
-    ) -> Bool[Tensor, " batch"]:
-        """Which samples have an objective that applies and has some weight."""
-        return applicable_weights(weights.to(scored.rewards), scored.valid).sum(dim=1) > 0
-
-    def _told(
-        self, scored: Scored, weights: Float[Tensor, "batch objective"]
-    ) -> Float[Tensor, "batch objective"]:
-        """The weights that the scalarisation reads; a sample that counts nowhere keeps its own."""
-        weights = weights.to(scored.rewards)
-        applies = self._applies(scored, weights)[:, None]
-        return torch.where(applies, applicable_weights(weights, scored.valid), weights)
-
     def _own(
-        self,
-        scored: Scored,
-        rewards: Float[Tensor, "batch objective"],
-        weights: Float[Tensor, "batch objective"],
+        self, scored: Scored, rewards: Float[Tensor, "batch objective"]
     ) -> Float[Tensor, " batch"]:
-        """The scalarisation of each row of rewards; 0 where nothing applies."""
+        """The scalarisation of each row of rewards; 0 for a sample that counts nowhere."""
         function = utility(self.objective.scalarization, self.objective.params)
-        value = function(rewards, self._told(scored, weights))
-        return torch.where(self._applies(scored, weights), value, torch.zeros_like(value))
-
-    def _scale(
-        self, scored: Scored, weights: Float[Tensor, "batch objective"]
-    ) -> Float[Tensor, "batch objective"]:
-        """What each calibrated reward is divided by; infinite where a group shows no spread."""
-        if self.normalize == "base":
-            return torch.ones_like(scored.rewards)
-        if self.normalize == "group_std":
-            return group_std(scored.rewards, scored.valid, scored.group) + STD_FLOOR
-        # Raw rewards: the base model's mean is left out, which shifts a group as a whole.
-        base = torch.tensor(self.calibration.std).to(scored.rewards)
-        told = applicable_weights(weights.to(base), scored.valid)
-        summed = (told * scored.rewards * base).sum(dim=1, keepdim=True)
-        applies = self._applies(scored, weights)[:, None]
-        return (group_std(summed, applies, scored.group) + STD_FLOOR) / base
+        value = function(rewards, _readable(scored))
+        return torch.where(scored.counts, value, torch.zeros_like(value))
 
     def _in_tail(
         self,
@@ -337,12 +263,10 @@ class TrainingUtility:
             return value
         usual = self.means.at(weights).to(scored.rewards)
         if self.objective.on == "sample":
-            own = self._own(scored, scored.rewards, weights)
-            above = own.detach() - self._own(scored, usual, weights)
+            above = self._own(scored, scored.rewards).detach() - self._own(scored, usual)
         else:
             above = (scored.coefficients * (scored.rewards.detach() - usual) * scored.valid).sum(1)
-        applies = self._applies(scored, weights)
-        return value * tail_weights(above, applies, scored.group, self.tail)
+        return value * tail_weights(above, scored.counts, scored.group, self.tail)
 
     def _penalty(self, table: ObjectiveTable) -> Float[Tensor, " batch"]:
         if self.duals is None:
@@ -355,3 +279,9 @@ class TrainingUtility:
             self.duals.multipliers,
             [c.sense for c in constraints],
         )
+
+
+def _readable(scored: Scored) -> Float[Tensor, "batch objective"]:
+    """Weights on the simplex for the scalarisation; equal ones where nothing counts anyway."""
+    equal = torch.full_like(scored.weights, 1 / scored.weights.shape[1])
+    return torch.where(scored.counts[:, None], scored.weights, equal)

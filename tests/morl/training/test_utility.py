@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from morl.training.utility import MeanRewards, Observation, TrainingUtility
+from morl.training.mean_rewards import MeanRewards
+from morl.training.utility import Observation, TrainingUtility
 from rewards.calibration import Calibration
 from rewards.constraints import DualAscent
 from rewards.evaluate import ObjectiveTable
