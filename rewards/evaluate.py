@@ -108,7 +108,7 @@ class BoundObjective:
         applies = self.objective.applies
         if not applies:
             return table
-        rows = [{}] * len(table.rewards) if records is None else records
+        rows: Sequence[Mapping[str, Any]] = records or [{}] * len(table.rewards)
         found = [
             [name not in applies or matches(applies[name], row) for name in self.objective.names]
             for row in rows

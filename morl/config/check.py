@@ -209,14 +209,13 @@ def _data_problems(config: Config) -> Iterator[str]:
 
 
 def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
-    """Rewards that read a record which no prompt has."""
+    """Rewards that read a record which no prompt has, and objectives that apply to no prompt."""
     known = [leaf for leaf in _leaves(config) if not _unknown(leaf)]
     for leaf, record in unread_records(known, prompts):
         yield (
             f"{leaf} reads {record!r} of each prompt's record, and no prompt has it; give a "
             ".jsonl whose lines hold it beside `prompt`"
         )
-
     for name, rule in config.objective.applies.items():
         told = (prompt.record for prompt in prompts if isinstance(prompt, Prompt))
         if rule_problem(rule) is None and not any(matches(rule, record) for record in told):

@@ -57,7 +57,7 @@ def test_exit_codes_table_and_json(run, tmp_path, capsys) -> None:
         [1, 0],
         [0, 1],
     ]
-    assert main([*words, "brightness <= 0.1", "--weights", "dark=1"]) == 8
+    assert main([*words, "brightness <= 0.1", "--weights", "red=0,dark=1"]) == 8
     assert "FAILS at 1 of 1 weight vectors" in capsys.readouterr().out
 
 
