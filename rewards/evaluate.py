@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,12 +23,13 @@ from rewards.panel import FaultPolicy, Panel, RewardTable
 from rewards.ranges import Direction, directions
 from rewards.registry import UserReward, build
 from rewards.reward import ImageBatch, Reward, Scores
+from rewards.routing import matches
 from rewards.semantics import value_of
 
 
 @dataclass(frozen=True)
 class ObjectiveTable:
-    """An objective on one batch, in raw units; J may be 0.
+    """An objective on one batch, in raw units; K or J may be 0.
 
     `rewards` [B,K]: maximised expressions, mean - pessimism x std; `costs` [B,J]: constrained
     expressions, mean + pessimism x std under "<=" and mean - pessimism x std under ">=";
@@ -78,7 +80,7 @@ class BoundObjective:
 
     def __call__(self, batch: ImageBatch) -> ObjectiveTable:
         """Score the batch; raises RewardFault from a scorer, CalibrationError before `fit`."""
-        return self.table(self.panel(batch))
+        return self.routed(self.table(self.panel(batch)), batch.metadata)
 
     def table(self, raw: RewardTable) -> ObjectiveTable:
         """Evaluate all expressions on scores that exist already."""
@@ -91,12 +93,36 @@ class BoundObjective:
         rewards, costs = found[:maximized], found[maximized:]
         none = raw.values.new_zeros(len(raw.values), 0)
         return ObjectiveTable(
-            torch.stack(bounded[:maximized], dim=1),
-            torch.stack([scores.valid for scores in rewards], dim=1),
-            torch.stack([scores.disagreement.detach() for scores in rewards], dim=1),
+            torch.stack(bounded[:maximized], dim=1) if rewards else none,
+            torch.stack([scores.valid for scores in rewards], dim=1) if rewards else none.bool(),
+            torch.stack([s.disagreement.detach() for s in rewards], dim=1) if rewards else none,
             torch.stack(bounded[maximized:], dim=1) if costs else none,
             torch.stack([scores.valid for scores in costs], dim=1) if costs else none.bool(),
             raw,
+        )
+
+    def routed(
+        self, table: ObjectiveTable, records: Sequence[Mapping[str, Any]] | None
+    ) -> ObjectiveTable:
+        """Mark objectives as not valid on prompts whose record they do not apply to.
+
+        records: one a row, as in `ImageBatch.metadata`; None for prompts without any.
+        """
+        applies = self.objective.applies
+        if not applies:
+            return table
+        rows: Sequence[Mapping[str, Any]] = records or [{}] * len(table.rewards)
+        found = [
+            [name not in applies or matches(applies[name], row) for name in self.objective.names]
+            for row in rows
+        ]
+        valid = table.reward_valid & torch.tensor(found).to(table.reward_valid.device)
+        zero = torch.zeros_like(table.rewards)
+        return replace(
+            table,
+            rewards=torch.where(valid, table.rewards, zero),
+            reward_valid=valid,
+            std=torch.where(valid, table.std, zero),
         )
 
     def fit(self, tables: Sequence[RewardTable]) -> None:

@@ -28,8 +28,9 @@ _KINDS = (
     ("maximize", Mapping, "mapping"),
     ("subject_to", Sequence, "list"),
     ("params", Mapping, "mapping"),
+    ("applies", Mapping, "mapping"),
 )
-KEYS = ("maximize", "subject_to", "scalarization", "params", "on", "pessimism")
+KEYS = ("maximize", "subject_to", "scalarization", "params", "on", "pessimism", "applies")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Objective:
     `on`: scalarise the expected reward vector ("mean", what a front is) or every sample's
     ("sample"); they differ for anything but linear. `pessimism` >= 0: how many standard deviations
     of an ensemble are taken from what is maximised or bounded from below, and added to what is
-    bounded from above. Immutable: every method returns a new objective.
+    bounded from above. `applies`: objectives that count only on prompts whose record matches a rule
+    ("field" or "field=value", `rewards.routing`); the others share their weight there. Immutable:
+    every method returns a new objective.
     """
 
     maximized: tuple[tuple[str, Expression], ...]
@@ -48,6 +51,7 @@ class Objective:
     params: Mapping[str, float] = field(default_factory=dict, hash=False)
     on: On = "mean"
     pessimism: float = 0.0
+    applies: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def subject_to(self, *constraints: Constraint) -> Objective:
         """Add bounds on mean raw rewards, such as `R("unsafe") <= 0.03`.
@@ -182,6 +186,7 @@ class Objective:
             "params": dict(self.params),
             "on": self.on,
             "pessimism": self.pessimism,
+            **({"applies": dict(self.applies)} if self.applies else {}),
         }
 
     @classmethod
@@ -216,12 +221,15 @@ class Objective:
             dict(values.get("params") or {}),
             values.get("on", "mean"),
             values.get("pessimism", 0.0),
+            dict(values.get("applies") or {}),
         )
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.names), default=0)
         lines = ["maximize"]
-        lines += [f"  {name:{width}} = {expression}" for name, expression in self.maximized]
+        for name, expression in self.maximized:
+            rule = f"  where {self.applies[name]}" if name in self.applies else ""
+            lines.append(f"  {name:{width}} = {expression}{rule}")
         if self.constraints:
             lines += ["subject to", *(f"  mean {constraint}" for constraint in self.constraints)]
         params = "".join(f", {key}={value:g}" for key, value in self.params.items())

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rewards.errors import UnknownRewardError
+from rewards.errors import UnknownRewardError, nearest
 from rewards.expression import Binary, Constraint, Ensemble, Expression, Leaf
 from rewards.ranges import Direction, bounds, directions
+from rewards.routing import rule_problem
 from rewards.scalarization_facts import scalarization_problems
 from rewards.selection import Where
 from rewards.user_functions import Apply
@@ -71,6 +72,11 @@ def objective_problems(objective: Objective) -> Iterator[str]:
     if objective.on not in ("mean", "sample"):
         yield f"on: must be 'mean' or 'sample'; got {objective.on!r}"
     yield from _pessimism_problems(objective)
+    for name, rule in objective.applies.items():
+        if name not in objective.names:
+            yield f"applies.{name}: no such objective; {nearest(name, objective.names)}"
+        if problem := rule_problem(rule):
+            yield f"applies.{name}: {problem}"
     targets: dict[str, object] = {}
     for node in _named(objective.expressions):
         known = targets.setdefault(node.name, node.target)

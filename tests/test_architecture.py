@@ -55,6 +55,7 @@ HOMES = {
     "lightning": ("morl/training/",),
     "peft": ("morl/lora/",),
     "pymoo": ("morl/weights.py", "morl/fronts/"),
+    "torchjd": ("morl/algorithms/",),
     "moocore": ("morl/fronts/",),
     "plotly": ("morl/report",),
     "jinja2": ("morl/report",),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning import Callback
 from torch import Tensor
 
@@ -127,11 +127,23 @@ class Shuffled(TrainingUtility):
 
     @classmethod
     def like(cls, utility: TrainingUtility) -> Shuffled:
-        return cls(utility.objective, utility.calibration, utility.duals)
+        return cls(
+            utility.objective,
+            utility.calibration,
+            utility.duals,
+            normalize=utility.normalize,
+            tail=utility.tail,
+            aggregation=utility.aggregation,
+        )
 
-    def score(self, table: ObjectiveTable, weights: Float[Tensor, "batch objective"]) -> Scored:
+    def score(
+        self,
+        table: ObjectiveTable,
+        weights: Float[Tensor, "batch objective"],
+        group: Int[Tensor, " batch"] | None = None,
+    ) -> Scored:
         # Rows are drawn in random order, so the neighbour's weights are unrelated to one's own.
-        return super().score(table, weights.roll(1, 0))
+        return super().score(table, weights.roll(1, 0), group)
 
 
 def plain(config: Config) -> Config:

@@ -25,6 +25,7 @@ def group_advantages(
     """
     if clip <= 0:
         raise ValueError(f"`clip` must be positive; got {clip}")
+    group = group.to(rewards.device)
     weight = valid.to(rewards.dtype)
     masked = rewards.detach() * weight
     shape = (rewards.shape[0], rewards.shape[1])

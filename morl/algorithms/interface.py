@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,10 +14,20 @@ from morl.diffusion.gradient import GradientSteps
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A scalar to minimise, and detached diagnostics under names shared by all algorithms."""
+    """A scalar to minimise, and detached diagnostics under names shared by all algorithms.
+
+    objectives: where gradients are aggregated, the loss of each objective by itself; `loss` is then
+    the rest (penalties of constraints, the pull to the base), whose gradient is added.
+    """
 
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    objectives: Float[Tensor, " objective"] | None = None
+
+    def scaled(self, share: float) -> LossOutput:
+        """The same with its losses times `share`: a part of a batch in the batch's mean."""
+        apart = None if self.objectives is None else self.objectives * share
+        return replace(self, loss=self.loss * share, objectives=apart)
 
 
 @dataclass(frozen=True)

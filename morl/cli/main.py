@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train one adapter for the whole front, measure the front, write the report",
     "sweep": "train the same recipe for several seeds and settings, one after another",
     "evaluate": "measure the front of a run on held-out prompts",
+    "check": "judge constraints on held-out prompts with a stated confidence, for CI",
     "generate": "draw images at a weight vector, or a strip along the slider",
     "export": "write a plain LoRA for one weight vector",
     "score": "score a folder of images by any rewards, as a table",
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0 done; 2 configuration or usage; 3 data; 4 integrity; 5 resources; 6 numerics; 7 a reward
-    failed; 130 Ctrl-C; 143 SIGTERM.
+    failed; 8 a constraint that `check` judged does not hold; 130 Ctrl-C; 143 SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning

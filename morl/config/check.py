@@ -6,17 +6,19 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from morl.algorithms.aggregation_facts import aggregation_problems
 from morl.algorithms.facts import ALGORITHMS, AlgorithmFacts
 from morl.config.guard import guard_problems
 from morl.config.scorers import unread_records
 from morl.config.tree import BaseConfig, Config
 from morl.diffusion.quantized import quantize_problem
 from morl.errors import ConfigError, DataError
-from morl.prompts import WORLD, read_prompts
+from morl.prompts import WORLD, Prompt, read_prompts
 from rewards import instruments, judge_settings
 from rewards.errors import RewardError, nearest
 from rewards.objective import Objective
 from rewards.registry import facts_of
+from rewards.routing import matches, rule_problem
 
 SUM_TOLERANCE = 1e-9
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -99,12 +101,37 @@ def _objective_problems(config: Config) -> Iterator[str]:
     yield from _evaluation_problems(config, objective)
     yield from guard_problems(config, objective)
     facts = ALGORITHMS[config.algorithm.name]
+    yield from _regime_problems(config, facts)
     blind = objective.undifferentiable()
     if "reward_gradient" in facts.needs and blind:
         yield (
             f"algorithm.name: {facts.name} needs gradients of every reward, and "
             f"{', '.join(blind)} has none; choose an algorithm that needs none "
             f"({', '.join(_without_gradients())}) or another reward"
+        )
+
+
+def _regime_problems(config: Config, facts: AlgorithmFacts) -> Iterator[str]:
+    """What an objective asks that not every regime, or not this one, can do."""
+    asked = config.objective
+    for problem in aggregation_problems(asked.aggregation, facts.regime, config.training.devices):
+        yield f"objective.aggregation: {problem}"
+    if asked.normalize == "base":
+        return
+    if "groups" not in facts.needs:
+        yield (
+            f"objective.normalize: {asked.normalize} divides by the std of a group, and "
+            f"{facts.name} has no groups; use base, or one of {', '.join(_with_groups())}"
+        )
+    if asked.on == "sample":
+        yield (
+            f"objective.normalize: {asked.normalize} divides the advantage of each objective, and "
+            "on: sample has one advantage for all of them; use on: mean, or normalize: base"
+        )
+    if asked.normalize == "group_std_sum" and asked.scalarization != "linear":
+        yield (
+            "objective.normalize: group_std_sum divides the weighted sum of raw rewards, so it "
+            f"needs scalarization: linear; got {asked.scalarization}"
         )
 
 
@@ -207,13 +234,20 @@ def _data_problems(config: Config) -> Iterator[str]:
 
 
 def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
-    """Rewards that read a record which no prompt has."""
+    """Rewards that read a record which no prompt has, and objectives that apply to no prompt."""
     known = [leaf for leaf in _leaves(config) if not _unknown(leaf)]
     for leaf, record in unread_records(known, prompts):
         yield (
             f"{leaf} reads {record!r} of each prompt's record, and no prompt has it; give a "
             ".jsonl whose lines hold it beside `prompt`"
         )
+    for name, rule in config.objective.applies.items():
+        told = (prompt.record for prompt in prompts if isinstance(prompt, Prompt))
+        if rule_problem(rule) is None and not any(matches(rule, record) for record in told):
+            yield (
+                f"objective.applies.{name}: no prompt's record matches {rule!r}, so {name} would "
+                "never count; give a .jsonl whose lines hold the field beside `prompt`"
+            )
 
 
 def _leaves(config: Config) -> tuple[str, ...]:
@@ -228,6 +262,10 @@ def _without_gradients() -> list[str]:
         return "reward_gradient" not in facts.needs
 
     return [name for name, facts in ALGORITHMS.items() if free(facts)]
+
+
+def _with_groups() -> list[str]:
+    return [name for name, facts in ALGORITHMS.items() if "groups" in facts.needs]
 
 
 def _unknown(leaf: str) -> bool:

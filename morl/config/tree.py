@@ -100,6 +100,31 @@ class ObjectiveConfig:
         unit="standard deviations",
         low=0,
     )
+    applies: dict[str, str] = option(
+        {},
+        "objectives that count only on some prompts: name -> a field that the prompt's record must "
+        'have, or "field=value"; elsewhere its weight is shared by the others',
+    )
+    normalize: Literal["base", "group_std", "group_std_sum"] = option(
+        "base",
+        "what rewards are divided by: their std on the base model, frozen; in groups also the "
+        "group's std, of each reward or of their weighted raw sum, either of which changes what a "
+        "weight means (logged as effective_weight/...)",
+        source="group_std: ParetoSlider, arXiv 2604.20816; group_std_sum: Flow-GRPO",
+    )
+    tail: float = option(
+        1.0,
+        "share of the prompts of a batch, the worst ones, whose mean utility is optimised (CVaR); "
+        "of a micro-batch where rewards are differentiated; constraints still hold on average",
+        above=0,
+        high=1,
+        source="Rockafellar and Uryasev, J. Risk 2(3), 2000",
+    )
+    aggregation: str = option(
+        "none",
+        "how the gradients of the objectives become one, at one backward pass an objective: a "
+        "name in morl/algorithms/aggregation_facts.py; none adds them up in one pass",
+    )
     dual_learning_rate: float = option(
         1.0,
         "growth of a multiplier per update and unit of violation",
@@ -122,6 +147,7 @@ class ObjectiveConfig:
             "params": dict(self.scalarization_params),
             "on": self.on,
             "pessimism": self.pessimism,
+            "applies": dict(self.applies),
         }
 
 

@@ -137,6 +137,25 @@ class Front:
             "non_dominated_share": non_dominated_share(self.mean, self.paired_error),
             "spans": dict(zip(self.names, spans(points), strict=True)),
             "steering": self.steering(seed),
+            "win_rate": self.win_rates(seed),
+        }
+
+    def win_rates(self, seed: int = 0) -> Summary:
+        """How often the adapter beats the base model on the same prompt and noise, by objective.
+
+        One share of images with its 95 % interval over prompts for each weight vector; a tie counts
+        half, and images to which the reward does not apply are left out. It is the same for every
+        increasing transformation of a reward, so it compares rewards of whatever unit.
+        """
+        wins = (np.sign(self.samples - self.base) + 1) / 2
+        drawn = self._resampling(seed)
+        replicates = resampled_means(wins[None], drawn.counts)[:, 0]
+        return {
+            name: [
+                asdict(Bootstrapped(float(share), replicates[:, n, k]).interval())
+                for n, share in enumerate(np.nanmean(wins[:, :, k], axis=1))
+            ]
+            for k, name in enumerate(self.names)
         }
 
     def steering(self, seed: int = 0) -> Summary:

@@ -131,6 +131,30 @@ def event_figure(
     return styled(figure, 110 + 36 * len(rows))
 
 
+def win_figure(
+    wins: Mapping[str, Any], weights: NDArray[np.float64], names: Sequence[str]
+) -> go.Figure:
+    """Share of images that beat the base model's, at each weight vector, with 95 % intervals."""
+    labels = [described(names, w).replace(", ", "<br>") for w in weights]
+    figure = go.Figure()
+    for k, name in enumerate(names):
+        value, low, high = (
+            np.asarray([100 * row[end] for row in wins[name]]) for end in ("value", "low", "high")
+        )
+        figure.add_scatter(
+            x=value,
+            y=labels,
+            error_x=_bars(high - value, value - low),
+            mode="markers",
+            marker={"color": hue(k), "size": 9},
+            name=name,
+        )
+    figure.add_vline(x=50, line_dash="dash", line_color=GREY, annotation_text="as the base")
+    figure.update_xaxes(title_text="wins against the base model, %", range=[0, 100])
+    figure.update_yaxes(autorange="reversed", tickfont_size=10)
+    return styled(figure, 110 + 36 * len(labels))
+
+
 def _stored_points(
     names: Sequence[str], method: StoredMethod, number: int, x: int, y: int
 ) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from morl.report.front_figures import (
     event_figure,
     front_figures,
     path_figure,
+    win_figure,
 )
 from morl.report.section import Section, section
 from morl.report.stored import StoredFront, read_stored, recipe_digest
@@ -42,6 +43,15 @@ def front_sections(measured: Mapping[str, Any], config: Config) -> Iterator[Sect
         if stored is not None:
             text += _about(stored, config)
         yield section(title, text, *front_figures(front, stored))
+        wins = measured["fronts"][space].get("win_rate")  # fronts of before have none
+        if wins is not None:
+            yield section(
+                f"Win rate against the base model, {space} reward",
+                "Share of images that score higher than the base model's on the same prompt and "
+                "noise, with its 95 % interval over prompts; ties count half. It needs no units, "
+                "so rewards compare.",
+                win_figure(wins, front.weights, front.names),
+            )
     for space, front in fronts.items():
         paths = _paths(measured, space, front)
         if paths:

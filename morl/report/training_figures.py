@@ -42,6 +42,16 @@ def disagreement_figure(metrics: Metrics, names: Sequence[str]) -> go.Figure | N
     return styled(figure, 320)
 
 
+def effective_figure(metrics: Metrics, names: Sequence[str]) -> go.Figure:
+    """What each objective counted, once rewards had been divided by what they were."""
+    figure = go.Figure()
+    for k, name in enumerate(names):
+        values = smoothed(column(metrics, f"effective_weight/{name}"))
+        _line(figure, metrics, values, line={"color": hue(k)}, name=name)
+    figure.update_yaxes(title_text="effective weight", range=[0, 1])
+    return styled(figure, 320)
+
+
 def constraint_figure(metrics: Metrics, name: str, threshold: float) -> go.Figure:
     """A constrained mean against its threshold, and the multiplier that answers it."""
     figure = make_subplots(specs=[[{"secondary_y": True}]])

@@ -12,6 +12,7 @@ from morl.report.training_figures import (
     constraint_figure,
     curves_figure,
     disagreement_figure,
+    effective_figure,
     kl_figure,
     shares_figure,
     speed_figure,
@@ -30,6 +31,15 @@ def training_sections(metrics: Sequence[Mapping[str, Any]], config: Config) -> I
         f"over {SMOOTHING} updates. They say what training saw; the front above is what counts.",
         curves_figure(metrics, config.names),
     )
+    if config.objective.normalize != "base":
+        yield section(
+            "Effective weights",
+            f"Rewards were divided by the spread of their group ({config.objective.normalize}), "
+            "which changes what a weight means: the batch mean of the weights that this comes to, "
+            "in units of the base model's spread. With frozen units they would follow the weights "
+            "that were drawn, equal on average unless weights.low or weights.high say otherwise.",
+            effective_figure(metrics, config.names),
+        )
     objective = Objective.from_dict(config.objective.to_objective())
     for name, constraint in zip(objective.constraint_names, objective.constraints, strict=True):
         yield section(

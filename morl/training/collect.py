@@ -106,10 +106,11 @@ class Collector(ABC):
         group: Int[Tensor, " batch"],
     ) -> Scored:
         """Score images and add them to what the step saw; rows repeat the batch, as `group`."""
-        groups = group.repeat(len(prompts) // len(group)).tolist()
+        groups = group.repeat(len(prompts) // len(group))
         with self.ledger.phase("score"):
-            table = self.objective(ImageBatch(images, prompts, records(prompts), groups))
-            scored = self.utility.score(table, weights)
+            batch = ImageBatch(images, prompts, records(prompts), groups.tolist())
+            table = self.objective(batch)
+            scored = self.utility.score(table, weights, groups)
         self.ledger.reward_calls += len(prompts) * len(self.objective.leaves)
         self._seen.append(Observation.of(table, scored, weights))
         self._raw.append(table.raw.detached())

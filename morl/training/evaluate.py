@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -42,15 +43,21 @@ def evaluate_run(
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    parts = assemble(_sampling(config))
-    _, parameters = read_adapter(run.path / ADAPTER_FILE)
-    parts.adapter.load_state_dict(parameters)
-    parts.bound.statistics = read_statistics(run)
+    parts = trained(run, run.path / ADAPTER_FILE)
     judge = judge_of(config, parts, rewards or ())
     prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
     result = measure(parts, judge, prompts, full=full)
     run.write_json("evaluation_ledger.json", parts.ledger.to_dict())
     return run.write_json("front.json", result)
+
+
+def trained(run: RunDirectory, file: Path) -> Assembly:
+    """Load a run with an adapter file of its own, to be judged: with evaluation's sampler."""
+    parts = assemble(_sampling(run.config()))
+    _, parameters = read_adapter(file)
+    parts.adapter.load_state_dict(parameters)
+    parts.bound.statistics = read_statistics(run)
+    return parts
 
 
 def weight_grid(config: Config) -> Float[Tensor, "point objective"]:
@@ -147,9 +154,9 @@ def _front(
 ) -> Front:
     k = len(config.names)
     base, samples = base[:, :k], samples[:, :, :k]
-    mean, std = base.mean(dim=0), base.std(dim=0)
-    nadir = (mean - std).tolist()
-    ideal = (mean + IDEAL_SDS * std).tolist()
+    applying = [column[~column.isnan()] for column in base.T]
+    nadir = [float(column.mean() - column.std()) for column in applying]
+    ideal = [float(column.mean() + IDEAL_SDS * column.std()) for column in applying]
     if space == "gold":
         for i, name in enumerate(config.names):
             if name in config.evaluation.axes:
@@ -177,7 +184,7 @@ def judge_constraints(
     counted: dict[str, Any] = {}
     trials = [None, *grid]
     scored = [
-        score_images(parts, judge, *_drawn_anew(parts, prompts, count, number, weights))["gold"]
+        score_images(parts, judge, *drawn_anew(parts, prompts, count, number, weights))["gold"]
         for number, weights in enumerate(tqdm(trials, desc="constraints", leave=False))
     ]
     constraints = zip(bound.objective.constraint_names, bound.objective.constraints, strict=True)
@@ -193,14 +200,16 @@ def judge_constraints(
     return counted
 
 
-def _drawn_anew(
+def drawn_anew(
     parts: Assembly,
     prompts: Sequence[str],
     count: int,
     number: int,
     weights: Float[Tensor, " objective"] | None,
+    purpose: str = "judged prompts and noise",
 ) -> tuple[list[str], Tensor | None, Tensor]:
-    draw = generator(parts.config.training.seed, number, 0, "judged prompts and noise")
+    """Prompts (with replacement), weights and noise of trial `number`, independent of others."""
+    draw = generator(parts.config.training.seed, number, 0, purpose)
     chosen = torch.randint(len(prompts), (count,), generator=draw).tolist()
     return [prompts[i] for i in chosen], weights, parts.sampler.noise(count, draw)
 
@@ -209,12 +218,18 @@ def _also(judge: Judge, grid: ScoredGrid) -> dict[str, Any]:
     """Mean of every further reward at the base and at each weight vector."""
     return {
         name: {
-            "base": float(grid.base["proxy"].rewards[:, i].mean()),
-            "weights": [float(point["proxy"].rewards[:, i].mean()) for point in grid.points],
+            "base": _mean_of(grid.base["proxy"], i),
+            "weights": [_mean_of(point["proxy"], i) for point in grid.points],
         }
         for i, name in enumerate(judge.proxy.objective.names)
         if i >= grid.weights.shape[1]
     }
+
+
+def _mean_of(scores: Scores, column: int) -> float | None:
+    """Mean where the reward applies; None where it never does, as JSON has no NaN."""
+    mean = float(scores.rewards[:, column].nanmean())
+    return None if math.isnan(mean) else mean
 
 
 @torch.no_grad()
@@ -232,7 +247,7 @@ def edge_paths(parts: Assembly, judge: Judge, prompts: Sequence[str]) -> dict[st
         path = edge_path(k, i, j, config.evaluation.edge_points)
         scored = [score_images(parts, judge, asked, w, noise) for w in path]
         for space in measured:
-            means = [s[space].rewards[:, :k].mean(dim=0) for s in scored]
+            means = [s[space].rewards[:, :k].nanmean(dim=0) for s in scored]
             measured[space][i, j] = torch.stack(means).double().numpy()
     return {
         space: {

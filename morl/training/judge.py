@@ -37,7 +37,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a set of images scored in one space: rewards [P,K], costs [P,J] and where they apply."""
+    """What a set of images scored in one space: rewards [P,K], costs [P,J] and where they apply.
+
+    A reward that does not apply to an image is NaN.
+    """
 
     rewards: Float[Tensor, "image objective"]
     costs: Float[Tensor, "image constraint"]
@@ -63,7 +66,9 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
         if name in held_out
     )
     gold = Objective(
-        tuple((name, parse_expression(held_out[name])) for name in config.names), constraints
+        tuple((name, parse_expression(held_out[name])) for name in config.names),
+        constraints,
+        applies=parts.objective.applies,
     )
     return Judge(bound, gold.bind(device))
 
@@ -106,7 +111,8 @@ def score_images(
         with parts.ledger.phase("score"):
             for space, bound in judge.spaces().items():
                 table = bound(batch)
-                columns[space].append(Scores(table.rewards, table.costs, table.cost_valid))
+                rewards = table.rewards.where(table.reward_valid, torch.nan)
+                columns[space].append(Scores(rewards, table.costs, table.cost_valid))
     return {
         space: Scores(
             torch.cat([s.rewards for s in scores]).cpu(),

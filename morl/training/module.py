@@ -11,14 +11,18 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from morl.algorithms.aggregation import add_gradient, aggregate, jacobian_rows
+from morl.algorithms.interface import LossOutput
 from morl.errors import NumericalError, ResourceError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.ema import AdapterEMA
+from morl.randomness import generator
 from morl.training.collect import Collector, Draws
-from morl.training.data import BatchPlan
+from morl.training.data import BatchPlan, TrainingBatch
 from morl.training.utility import TrainingUtility
 
 SKIPS_BEFORE_STOP = 3
@@ -58,6 +62,8 @@ class AlignmentModule(LightningModule):
         self.metrics: dict[str, float] = {}
         self.skipped_in_a_row = 0
         self._updated = False
+        self._rows: Tensor | None = None
+        """Gradients of the objectives so far in this update, where they are aggregated."""
         self.optimiser_state: dict[str, Any] | None = None
         """Optimiser state of a checkpoint, loaded as soon as Lightning has made the optimiser."""
 
@@ -110,6 +116,7 @@ class AlignmentModule(LightningModule):
     def _make_room(self) -> None:
         self.collector.sampler.micro.halve(self.plan.batch_size)
         self.optimiser.zero_grad(set_to_none=True)
+        self._rows = None
         torch.cuda.empty_cache()
 
     def _learn(self, batch: int) -> dict[str, float]:
@@ -121,13 +128,38 @@ class AlignmentModule(LightningModule):
             questions, Draws(self.plan.seed, batch, self.global_rank)
         ):
             with self._synchronised(micro.update):
-                self.manual_backward(micro.output.loss)
-            self.collector.ledger.backwards += micro.gradient_samples
+                passes = self._backward(micro.output)
+            self.collector.ledger.backwards += micro.gradient_samples * passes
             metrics.update({name: float(value) for name, value in micro.output.terms.items()})
             if micro.update:
+                metrics |= self._aggregated(questions)
                 metrics["grad_norm"] = self._update(batch)
                 self._updated = True
         return metrics
+
+    def _backward(self, output: LossOutput) -> int:
+        """Accumulate the gradient, or that of each objective; returns how many passes it took."""
+        if output.objectives is None:
+            self.manual_backward(output.loss)
+            return 1
+        rows = jacobian_rows(output.objectives, self.adapter.parameters())
+        self._rows = rows if self._rows is None else self._rows + rows
+        if not output.loss.requires_grad:  # neither a constraint nor a pull to the base
+            return len(rows)
+        self.manual_backward(output.loss)
+        return len(rows) + 1
+
+    def _aggregated(self, questions: TrainingBatch) -> dict[str, float]:
+        """Add the aggregate of the objectives' gradients to that of the rest, for the update."""
+        if self._rows is None:
+            return {}
+        draws = generator(self.plan.seed, questions.step, self.global_rank, "aggregation")
+        weights = questions.weights.mean(dim=0)
+        gradient = aggregate(self.utility.aggregation, self._rows, weights, draws)
+        plain = self._rows.sum(dim=0)
+        add_gradient(self.adapter.parameters(), gradient)
+        self._rows = None
+        return {"aggregation_cosine": float(cosine_similarity(gradient, plain, dim=0))}
 
     def _update(self, step: int) -> float:
         optimiser = self.optimiser

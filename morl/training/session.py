@@ -146,7 +146,14 @@ def build_module(
             ema=config.objective.multiplier_ema,
             cap=config.objective.multiplier_cap,
         )
-    utility = TrainingUtility(parts.objective, calibration, duals)
+    utility = TrainingUtility(
+        parts.objective,
+        calibration,
+        duals,
+        normalize=config.objective.normalize,
+        tail=config.objective.tail,
+        aggregation=config.objective.aggregation,
+    )
     collector = collector_for(
         facts.regime, algorithm, Parts(parts.sampler, parts.bound, utility, parts.ledger)
     )

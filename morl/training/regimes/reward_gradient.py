@@ -16,6 +16,7 @@ from morl.diffusion.replay import Renoised, denoise, renoise_last_step, replay_n
 from morl.diffusion.rollout import Rollout
 from morl.training.collect import Collector, Draws, MicroStep, Parts
 from morl.training.data import TrainingBatch
+from morl.training.utility import Scored
 
 
 class RewardGradientCollector(Collector):
@@ -38,7 +39,7 @@ class RewardGradientCollector(Collector):
             output = self._loss(rollout, renoised, gradient, batch.group[part])
             differentiated = len(rollout) * (len(gradient.steps) + self.algorithm.renoise_copies)
             yield MicroStep(
-                replace(output, loss=output.loss * (len(rollout) / count)),
+                output.scaled(len(rollout) / count),
                 part == parts[-1],
                 differentiated * self.sampler.evaluations_per_step,
             )
@@ -55,8 +56,22 @@ class RewardGradientCollector(Collector):
         weights = rollout.weights.repeat(copies, 1)
         images = self.sampler.decode(latents)
         scored = self.score(images, list(rollout.prompts) * copies, weights, group)
-        utility = self.utility.utility(scored, weights)
-        return self.algorithm.loss(utility, self._kl(rollout, gradient, renoised))
+        kl = self._kl(rollout, gradient, renoised)
+        output = self.algorithm.loss(self.utility.utility(scored, weights), kl)
+        if self.utility.aggregation == "none":
+            return output
+        return replace(
+            output,
+            loss=self.algorithm.loss(-scored.penalty, kl).loss,
+            objectives=self._apart(scored, weights),
+        )
+
+    def _apart(
+        self, scored: Scored, weights: Float[Tensor, "rows objective"]
+    ) -> Float[Tensor, " objective"]:
+        """The loss of each objective's share of the utility, by itself."""
+        shares = self.utility.contributions(scored, weights).unbind(dim=1)
+        return torch.stack([self.algorithm.loss(u, torch.zeros_like(u)).loss for u in shares])
 
     def _renoise(self, rollout: Rollout, part: Part, draws: Draws) -> Renoised | None:
         copies = self.algorithm.renoise_copies

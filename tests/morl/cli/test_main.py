@@ -114,6 +114,8 @@ class TestErrors:
             (("train", "shapes", "--set", "prompts.train=x.txt"), 3, "prompts.train"),
             (("report", "nowhere"), 3, "nowhere: no run in it"),
             (("evaluate", "nowhere"), 3, "nowhere: no run in it"),
+            (("check", "nowhere", "--constraint", "contrast <= 0.4"), 3, "no run directory, nor"),
+            (("check", "x", "--constraint", "contrast <= 0.4", "--images", "1"), 2, "--images"),
             (("train", "shapes", "--resume"), 2, "no run to resume"),
             (("generate", "x"), 3, "--prompt TEXT"),
             (("generate", "x", "--prompt", "a", "--sweep", "a:b"), 2, "FROM:TO:POINTS"),

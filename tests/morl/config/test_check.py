@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -165,6 +166,63 @@ class TestObjective:
         overrides = (*maximize("{a: gold_alignment, b: sharpness}"), *GROUPS)
         assert "gold_alignment is a gold measure" in only(*overrides)
         assert found(*overrides, "objective.allow_gold=true") == []
+
+
+class TestUnits:
+    def test_a_group_to_divide_by(self):
+        problem = only("objective.normalize=group_std")
+        assert "draft has no groups" in problem
+        assert "policy_gradient, nft" in problem
+        assert found("objective.normalize=group_std", *GROUPS) == []
+
+    def test_one_advantage_for_all_is_divided_by_nothing(self):
+        problem = only("objective.normalize=group_std", "objective.on=sample", *GROUPS)
+        assert "use on: mean, or normalize: base" in problem
+
+    def test_a_raw_sum_is_linear(self):
+        problem = only(
+            "objective.normalize=group_std_sum", "objective.scalarization=chebyshev", *GROUPS
+        )
+        assert "needs scalarization: linear; got chebyshev" in problem
+
+    def test_a_tail_is_a_share(self):
+        with pytest.raises(ConfigError, match=r"objective\.tail.* above 0 and at most 1"):
+            load_config("shapes", ["objective.tail=0"])
+
+
+class TestAggregation:
+    def test_it_needs_gradients_of_rewards(self):
+        assert found("objective.aggregation=upgrad") == []
+        problem = only("objective.aggregation=upgrad", *GROUPS)
+        assert problem.startswith("objective.aggregation: gradients of single objectives")
+
+    def test_one_process(self):
+        problem = only("objective.aggregation=mgda", "training.devices=2")
+        assert "needs training.devices = 1; got 2" in problem
+
+    def test_names(self):
+        assert "nearest: 'upgrad'" in only("objective.aggregation=upgrd")
+        assert "its extra `nash_mtl`" in only("objective.aggregation=nash_mtl")
+
+
+class TestRouting:
+    def files(self, tmp_path, record):
+        (tmp_path / "with.jsonl").write_text(json.dumps({"prompt": "a sign", "text": "SALE"}))
+        (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "a", **record}))
+        return (f"prompts.train={tmp_path}/with.jsonl", f"prompts.held_out={tmp_path}/other.jsonl")
+
+    def test_a_rule_that_some_prompt_matches(self, tmp_path):
+        files = self.files(tmp_path, {"text": "OPEN"})
+        assert found("objective.applies={aesthetic: text}", *files) == []
+
+    def test_a_rule_that_none_matches(self, tmp_path):
+        problem = only("objective.applies={aesthetic: text}", *self.files(tmp_path, {}))
+        assert problem.startswith("prompts.held_out: objective.applies.aesthetic: no prompt's")
+
+    def test_a_rule_for_nobody(self, tmp_path):
+        files = self.files(tmp_path, {"text": "OPEN"})
+        problem = only("objective.applies={asthetic: text}", *files)
+        assert "applies.asthetic: no such objective; nearest: 'aesthetic'" in problem
 
 
 class TestAlgorithm:

@@ -132,3 +132,22 @@ def test_the_same_samples_give_the_same_summary():
 def test_parts_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         measured(**changes)
+
+
+def test_win_rates_by_hand():
+    # Of four images one reward wins 2, ties 1 and loses 1: 2.5 / 4. Another applies to two images
+    # and wins both. Whatever the unit, the rates are the same.
+    base = np.zeros((4, 2))
+    own = np.array([[1.0, np.nan], [2.0, 3.0], [0.0, np.nan], [-1.0, 1.0]])
+    samples = np.stack([own, -own])
+    constants = FrontConstants((-1.0, -1.0), (1.0, 1.0))
+    few = Front("gold", ("a", "b"), np.eye(2), samples, base, (0, 0, 0, 0), constants)
+    found = few.win_rates()
+    assert [row["value"] for row in found["a"]] == [0.625, 0.375]
+    assert [row["value"] for row in found["b"]] == [1.0, 0.0]
+    assert found["a"][0]["low"] == found["a"][0]["high"] == 0.625  # one prompt alone was drawn
+    front = measured(gain=0.3)
+    cubed = measured(samples=front.samples**3, base=front.base**3)
+    assert cubed.win_rates() == front.win_rates()
+    interval = front.win_rates()["alignment"][0]
+    assert interval["low"] < interval["value"] < interval["high"]

@@ -16,12 +16,19 @@ from morl.fronts.events import EventRates, Rate
 from morl.fronts.front import Front
 from morl.fronts.indicators import FrontConstants
 from morl.report import front_sections, write_report
-from morl.report.front_figures import above_base, edges_of, event_figure, front_figures
+from morl.report.front_figures import (
+    above_base,
+    edges_of,
+    event_figure,
+    front_figures,
+    win_figure,
+)
 from morl.report.guard_sections import guard_sections, map_figure
 from morl.report.stored import StoredFront, StoredMethod, recipe_digest
 from morl.report.training_figures import (
     constraint_figure,
     disagreement_figure,
+    effective_figure,
     kl_figure,
     shares_figure,
     smoothed,
@@ -110,6 +117,7 @@ class TestPage:
         found = titles(page)
         assert found.index("Front in held-out reward") < found.index("Front in proxy reward")
         assert {"Along the slider", "What it cost", "Constraint, held out: contrast"} <= {*found}
+        assert "Win rate against the base model, gold reward" in found
         assert "1,234" in page
         assert "5.2 s" in page
         assert "data:image/png;base64,bmV3" in page  # base64 of the newest strip
@@ -176,6 +184,13 @@ class TestFrontFigures:
         figure = event_figure(none, np.eye(2), ("a", "b"))
         assert list(figure.data[0].x) == [0.0, 0.0, 25.0]
 
+    def test_wins_are_drawn_by_objective(self):
+        figure = win_figure(front().win_rates(), front().weights, front().names)
+        assert [trace.name for trace in figure.data] == ["red", "dark", "calm"]
+        # the base is what all have in common: an objective wins where it has weight, and ties else
+        assert list(figure.data[0].x[:2]) == [100.0, 100.0]
+        assert list(figure.data[0].x[-1:]) == [50.0]
+
 
 class TestStoredStudy:
     def test_the_page_says_that_it_is_not_this_run(self, monkeypatch):
@@ -204,6 +219,13 @@ class TestStoredStudy:
 
 
 class TestTrainingFigures:
+    def test_effective_weights_are_shown_where_a_normalisation_changes_them(self):
+        records = [{"step": n, "effective_weight/red": 0.9} for n in (1, 2)]
+        assert list(effective_figure(records, ["red"]).data[0].y) == [0.9, 0.9]
+        changed = replace(CONFIG, objective=replace(CONFIG.objective, normalize="group_std"))
+        shown = [[s.title for s in training_sections(records, c)] for c in (CONFIG, changed)]
+        assert ["Effective weights" in titles for titles in shown] == [False, True]
+
     def test_the_running_mean_never_looks_ahead(self):
         # of 1, 2, ..., 6 over 5: 1, 1.5, 2, 2.5, 3, 4
         found = smoothed(np.arange(1.0, 7.0))

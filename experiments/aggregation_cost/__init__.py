@@ -1,0 +1,1 @@
+"""What an update costs when the gradients of the objectives are aggregated."""
