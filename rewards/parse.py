@@ -6,6 +6,7 @@ import ast
 import math
 import re
 
+from rewards.bound import Baseline, Sense
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import (
     Binary,
@@ -20,6 +21,8 @@ from rewards.expression import (
     Operator,
     compare,
 )
+from rewards.parse_sides import side
+from rewards.statistic import Statistic
 
 _OPERATORS: dict[type[ast.operator], Operator] = {
     ast.Add: "+",
@@ -53,17 +56,26 @@ def parse_expression(text: str) -> Expression:
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged."""
+    """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged.
+
+    Instead of an expression stands `mean(e, where="class")` or `quantile(e, 0.95)`, and instead of
+    a number `baseline() + 0.5`.
+    """
     node = _tree(text)
     if not isinstance(node, ast.Compare) or len(node.ops) != 1:
         raise _no_constraint(text)
     at_most = isinstance(node.ops[0], ast.LtE)
     if not at_most and not isinstance(node.ops[0], ast.GtE):
         raise _no_constraint(text)
-    left, right = _node(node.left, text), _node(node.comparators[0], text)
-    if isinstance(left, Number):
+    left, right = (side(part, text, _node) for part in (node.left, node.comparators[0]))
+    if isinstance(left, Number | Baseline):
         left, right, at_most = right, left, not at_most
-    return compare(left, "<=" if at_most else ">=", right)
+    sense: Sense = "<=" if at_most else ">="
+    if isinstance(left, Baseline) or isinstance(right, Statistic):
+        raise _no_constraint(text)
+    if isinstance(left, Statistic):
+        return left.bounded(sense, right)
+    return compare(left, sense, right)
 
 
 def _no_constraint(text: str) -> ExpressionError:
