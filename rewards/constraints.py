@@ -42,6 +42,13 @@ def violation(
     return (excess if sense == "<=" else -excess), count
 
 
+def measured(costs: Float[Tensor, " batch"], quantile: float | None) -> float:
+    """What is bounded, in raw units: the mean of the costs, or their empirical quantile."""
+    if quantile is None:
+        return float(costs.mean())
+    return float(torch.quantile(costs.double(), quantile))
+
+
 def exceedances(
     costs: Float[Tensor, " batch"], threshold: float, sense: Sense, spread: float
 ) -> Float[Tensor, " batch"]:

@@ -122,8 +122,8 @@ class NuPI(Controller):
 class PID(Controller):
     """A multiplier that is computed anew from the violation, its sum and its growth.
 
-    I_t = clip(I_{t-1} + K_I e_t, 0, cap),  P_t = a P_{t-1} + (1 - a) e_t,  D_t = max(0, P_t - P_{t-1})
-    lambda_t = clip(I_t + K_P P_t + K_D D_t, 0, cap),  P_0 = e_0, D_0 = 0
+    lambda_t = clip(I_t + K_P P_t + K_D D_t, 0, cap),  I_t = clip(I_{t-1} + K_I e_t, 0, cap)
+    P_t = a P_{t-1} + (1 - a) e_t,  P_0 = e_0,  D_t = max(0, P_t - P_{t-1}),  D_0 = 0
 
     e_t: measured violations [N]; K_I: `integral` > 0, K_P: `proportional` >= 0, K_D: `derivative`
     >= 0, multiplier per unit of violation; a: `ema` in [0, 1). Only the sum accumulates: once the

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewards.calibration import moments
-from rewards.constraints import exceedances
+from rewards.constraints import exceedances, measured
 from rewards.errors import CalibrationError
 from rewards.expression import Constraint, Sense
 
@@ -45,12 +44,6 @@ class Limit:
         if self.quantile is None:
             return costs
         return exceedances(costs, self.threshold, self.sense, self.spread)
-
-    def measure(self, costs: Float[Tensor, " batch"]) -> float:
-        """The constrained statistic in raw units: mean or empirical quantile of valid costs."""
-        if self.quantile is None:
-            return float(costs.mean())
-        return float(torch.quantile(costs.float(), self.quantile))
 
 
 def limits_of(
@@ -89,7 +82,7 @@ def base_value(
             f"{constraint} applies to {len(seen)} of {len(costs)} images of the base model; at "
             "least 2 are needed to measure it"
         )
-    if constraint.quantile is None:
-        return float(seen.mean()), float(seen.std())
-    _, spread = moments(constraint.measured, costs, valid)
-    return float(torch.quantile(seen, constraint.quantile)), spread
+    spread = float(seen.std())
+    if constraint.quantile is not None:
+        _, spread = moments(constraint.measured, costs, valid)
+    return measured(seen, constraint.quantile), spread

@@ -1,4 +1,4 @@
-"""Multipliers as functions of the weight vector: one for all, one a vertex, or a learned surface."""
+"""Multipliers as functions of the weight vector: one for all, one a vertex, or a surface."""
 
 from __future__ import annotations
 

@@ -65,14 +65,20 @@ def members(
 def class_problem(
     name: str, prompts: Sequence[str], records: Sequence[Mapping[str, Any]] | None
 ) -> str | None:
-    """Why a class cannot bound anything on these prompts, or None."""
+    """Why a class cannot bound anything on these prompts, or None.
+
+    No prompts: they are not written yet, and a predicate is all that can be asked for.
+    """
     try:
-        if any(members(name, prompts, records)):
+        declared = _predicate(name) is not None
+        if any(members(name, prompts, records)) or (declared and not prompts):
             return None
+        known = {*_PREDICATES, *(c for record in records or () for c in _classes(record))}
     except ExpressionError as error:
         return str(error)
-    known = {*_PREDICATES, *(c for record in records or () for c in _classes(record))}
-    return f"no prompt is in the class {name!r}; {nearest(name, known)}"
+    if declared:
+        return f"no prompt is in the class {name!r}"
+    return f"there is no prompt class {name!r}; {nearest(name, known)}"
 
 
 def _predicate(name: str) -> Predicate | None:

@@ -127,7 +127,7 @@ class Shuffled(TrainingUtility):
 
     @classmethod
     def like(cls, utility: TrainingUtility) -> Shuffled:
-        return cls(utility.objective, utility.calibration, utility.duals)
+        return cls(utility.objective, utility.calibration, utility.duals, utility.handling)
 
     def score(self, table: ObjectiveTable, weights: Float[Tensor, "batch objective"]) -> Scored:
         # Rows are drawn in random order, so the neighbour's weights are unrelated to one's own.

@@ -33,8 +33,11 @@ def training_sections(metrics: Sequence[Mapping[str, Any]], config: Config) -> I
     for name, constraint in zip(objective.constraint_names, objective.constraints, strict=True):
         yield section(
             f"Constraint in training: {constraint}",
-            "The batch mean of the learned cost, plus pessimism, and the multiplier.",
-            constraint_figure(metrics, name, constraint.threshold),
+            "What a batch measures of the learned cost, plus pessimism, and the multiplier (its "
+            "mean over the batch where it depends on the weight vector).",
+            constraint_figure(
+                metrics, name, metrics[-1].get(f"threshold/{name}", constraint.threshold)
+            ),
         )
     disagreement = disagreement_figure(metrics, config.names)
     if disagreement is not None:

@@ -92,15 +92,17 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
     """
     chosen = [prompts[i % len(prompts)] for i in range(CALIBRATION_IMAGES)]
     size = parts.config.training.batch_size
-    raw = []
+    raw, applies = [], []
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
         images = parts.sampler.decode(parts.sampler.sample(part, weights, noise, reference=True))
-        raw.append(parts.bound.panel(ImageBatch(images, part, records(part))))
-    parts.bound.fit(raw)
-    tables = [parts.bound.table(table) for table in raw]
+        batch = ImageBatch(images, part, records(part))
+        raw.append(parts.bound.panel(batch))
+        applies.append(parts.bound.applies(batch))
+    parts.bound.fit(raw, applies)
+    tables = [parts.bound.table(*row) for row in zip(raw, applies, strict=True)]
     rewards = torch.cat([table.rewards for table in tables])
     valid = torch.cat([table.reward_valid for table in tables])
     return Calibration.fit(parts.objective.names, rewards, valid)

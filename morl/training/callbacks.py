@@ -12,6 +12,7 @@ from morl.config.tree import Config
 from morl.prompts import load_prompts
 from morl.randomness import generator
 from morl.training.assemble import Assembly
+from morl.training.best_feasible import BestFeasible
 from morl.training.checkpoint import save_checkpoint
 from morl.training.module import AlignmentModule
 from morl.training.run import RunDirectory
@@ -118,9 +119,11 @@ class KeepRun(Callback):
         module: AlignmentModule,
         calibration: Calibration,
         config: Config,
+        best: BestFeasible,
     ) -> None:
         self.run = run
         self.stop = stop
+        self.best = best
         self.module = module
         self.calibration = calibration
         self.config = config
@@ -142,7 +145,10 @@ class KeepRun(Callback):
         stopping = trainer.strategy.reduce_boolean_decision(bool(self.stop), all=False)
         due = self.step % self.config.training.checkpoint_every == 0
         last = self.step == self.config.training.steps
+        if trainer.is_global_zero:
+            self.best.observe()
         if trainer.is_global_zero and (due or stopping or last):
+            self.best.write()
             save_checkpoint(self.run, self.step, *collect_state(self.module, self.calibration))
         if stopping:
             trainer.should_stop = True

@@ -6,7 +6,7 @@ function of the weight vector, and the multipliers of the constraints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -14,9 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from morl.algorithms.advantages import group_advantages
+from morl.training.feasibility import Feasibility
+from morl.training.handling import Handling
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent, lagrangian_penalty, violation
+from rewards.constraints import excesses, measured, violation, weighed
+from rewards.controllers import Controller
 from rewards.evaluate import ObjectiveTable
+from rewards.limits import Limit, limits_of
 from rewards.objective import Objective
 from rewards.scalarization import utility, utility_gradient
 
@@ -70,6 +74,8 @@ class Scored:
     """d utility / d reward at the running mean (on="mean") or at the sample (on="sample")."""
     penalty: Float[Tensor, " batch"]
     """Sum over constraints of multiplier times violation; to be subtracted from the utility."""
+    excess: Float[Tensor, "batch constraint"]
+    """Each sample's part in each violation, which another weight vector weighs otherwise."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,10 @@ class Observation:
             mask = self.valid[:, k]
             shown[f"reward/{name}"] = float(self.rewards[mask, k].mean()) if mask.any() else 0.0
             shown[f"uncertainty/{name}"] = float(self.std[:, k].mean())
-        for j, name in enumerate(objective.constraint_names):
-            mask = self.cost_valid[:, j]
-            shown[f"cost/{name}"] = float(self.costs[mask, j].mean()) if mask.any() else 0.0
+        named = zip(objective.constraint_names, objective.constraints, strict=True)
+        for j, (name, constraint) in enumerate(named):
+            costs = self.costs[self.cost_valid[:, j], j]
+            shown[f"cost/{name}"] = measured(costs, constraint.quantile) if len(costs) else 0.0
         return shown
 
 
@@ -118,29 +125,38 @@ class TrainingUtility:
     """Scalarisation and constraints of one run, with their state."""
 
     def __init__(
-        self, objective: Objective, calibration: Calibration, duals: DualAscent | None
+        self,
+        objective: Objective,
+        calibration: Calibration,
+        duals: Controller | None,
+        handling: Handling | None = None,
     ) -> None:
         self.objective = objective
         self.calibration = calibration
         self.duals = duals
+        self.handling = handling or Handling()
         self.means = MeanRewards(len(objective.names))
+        self.feasibility = None if duals is None else Feasibility(len(objective.constraints))
 
     def score(self, table: ObjectiveTable, weights: Float[Tensor, "batch objective"]) -> Scored:
         """Calibrate, scalarise and penalise; gradients flow to the images, never to the state."""
         rewards = self.calibration.apply(table.rewards)
-        coefficients = self._coefficients(rewards, weights)
-        return Scored(rewards, table.reward_valid, coefficients, self._penalty(table))
+        coefficients, excess = self._coefficients(rewards, weights), self._excess(table)
+        penalty = self._penalty(excess, weights)
+        return Scored(rewards, table.reward_valid, coefficients, penalty, excess)
 
     def rescored(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Scored:
         """The same images as other weight vectors see them."""
-        return replace(scored, coefficients=self._coefficients(scored.rewards, weights))
+        coefficients = self._coefficients(scored.rewards, weights)
+        penalty = self._penalty(scored.excess, weights)
+        return replace(scored, coefficients=coefficients, penalty=penalty)
 
     def utility(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Tensor:
         """The differentiable utility [B] whose gradient the reward-gradient regime follows."""
         if self.objective.on == "sample":
-            value = utility(self.objective.scalarization, self.objective.params)(
-                scored.rewards, weights
-            )
+            value = self.handling.utility_weight * utility(
+                self.objective.scalarization, self.objective.params
+            )(scored.rewards, weights)
         else:
             value = (scored.coefficients * scored.rewards * scored.valid).sum(dim=1)
         return value - scored.penalty
@@ -160,9 +176,9 @@ class TrainingUtility:
         every = torch.ones_like(scored.valid[:, :1])
         penalty = group_advantages(scored.penalty[:, None], every, group, clip)[:, 0]
         if self.objective.on == "sample":
-            own = utility(self.objective.scalarization, self.objective.params)(
-                scored.rewards, weights
-            )
+            own = self.handling.utility_weight * utility(
+                self.objective.scalarization, self.objective.params
+            )(scored.rewards, weights)
             return group_advantages(own[:, None], every, group, clip)[:, 0] - penalty
         mixed = group_advantages(scored.rewards, scored.valid, group, clip)
         return (scored.coefficients * mixed).sum(dim=1) - penalty
@@ -170,36 +186,64 @@ class TrainingUtility:
     def observe(self, seen: Observation) -> dict[str, float]:
         """Update means and multipliers after a step; returns what the log should show."""
         self.means.update(seen.weights, seen.rewards)
-        if self.duals is None:
+        if self.duals is None or self.feasibility is None:
             return {}
-        logged = {}
-        names = self.objective.constraint_names
-        measured = torch.zeros(len(names), dtype=torch.float64)
-        for j, constraint in enumerate(self.objective.constraints):
-            amount, count = violation(
-                seen.costs[:, j], seen.cost_valid[:, j], constraint.threshold, constraint.sense
+        limits, dependence = self.limits(), self.handling.dependence
+        found = [
+            violation(
+                limit.values(seen.costs[:, j]), seen.cost_valid[:, j], limit.budget, limit.side
             )
-            measured[j] = amount if count else 0.0
-            logged[f"violation/{names[j]}"] = float(measured[j])
-        self.duals.update(measured)
-        for name, value in zip(names, self.duals.multipliers.tolist(), strict=True):
-            logged[f"multiplier/{name}"] = value
-        return logged
+            for j, limit in enumerate(limits)
+        ]
+        if self.feasibility.updates >= self.handling.warmup:
+            self.duals.update(
+                dependence.attributed(seen.weights, seen.costs, seen.cost_valid, limits)
+            )
+        violations = torch.tensor([amount for amount, _ in found], dtype=torch.float64)
+        capped = self.duals.capped.view(dependence.parameters, -1).any(dim=0)
+        self.feasibility.update(self._mean_utility(seen), violations, capped)
+        return self.handling.logged(
+            self.objective, violations, limits, seen.weights, self.duals.multipliers
+        )
+
+    def limits(self) -> Sequence[Limit]:
+        """The constraints in numbers."""
+        if self.handling.limits is None:
+            return limits_of(self.objective.constraints, {})
+        return self.handling.limits()
+
+    def _mean_utility(self, seen: Observation) -> float:
+        """Mean utility of a batch before penalties; what does not apply counts as the base does."""
+        rewards = torch.where(seen.valid, seen.rewards, 0.0)
+        own = utility(self.objective.scalarization, self.objective.params)(rewards, seen.weights)
+        return self.handling.utility_weight * float(own.mean())
 
     def _coefficients(
         self, rewards: Float[Tensor, "batch objective"], weights: Float[Tensor, "batch objective"]
     ) -> Float[Tensor, "batch objective"]:
         at = self.means.at(weights) if self.objective.on == "mean" else rewards.detach()
-        return utility_gradient(self.objective.scalarization, at, weights, **self.objective.params)
-
-    def _penalty(self, table: ObjectiveTable) -> Float[Tensor, " batch"]:
-        if self.duals is None:
-            return torch.zeros(table.rewards.shape[0], device=table.rewards.device)
-        constraints = self.objective.constraints
-        return lagrangian_penalty(
-            table.costs,
-            table.cost_valid,
-            torch.tensor([c.threshold for c in constraints]),
-            self.duals.multipliers,
-            [c.sense for c in constraints],
+        gradient = utility_gradient(
+            self.objective.scalarization, at, weights, **self.objective.params
         )
+        return self.handling.utility_weight * gradient
+
+    def _excess(self, table: ObjectiveTable) -> Float[Tensor, "batch constraint"]:
+        if self.duals is None:
+            return table.rewards.new_zeros(len(table.rewards), 0)
+        limits = self.limits()
+        values = [limit.values(table.costs[:, j]) for j, limit in enumerate(limits)]
+        return excesses(
+            torch.stack(values, dim=1),
+            table.cost_valid,
+            [limit.budget for limit in limits],
+            [limit.side for limit in limits],
+        )
+
+    def _penalty(
+        self,
+        excess: Float[Tensor, "batch constraint"],
+        weights: Float[Tensor, "batch objective"],
+    ) -> Float[Tensor, " batch"]:
+        if self.duals is None:
+            return torch.zeros(len(excess), device=excess.device)
+        return weighed(excess, self.handling.dependence.at(self.duals.multipliers, weights))
