@@ -80,7 +80,9 @@ def _relative(node: ast.expr, text: str) -> Any:
         case ast.BinOp(op=ast.Sub()):
             return _relative(node.left, text) + _relative(node.right, text) * -1
         case ast.BinOp(op=ast.Mult()):
-            return _relative(node.left, text) * _relative(node.right, text)
+            left, right = _relative(node.left, text), _relative(node.right, text)
+            if not (isinstance(left, Baseline) and isinstance(right, Baseline)):
+                return left * right
         case ast.BinOp(op=ast.Div()):
             divisor = _relative(node.right, text)
             if isinstance(divisor, Baseline) or not divisor:

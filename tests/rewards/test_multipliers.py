@@ -64,21 +64,22 @@ class TestEveryKind:
         assert (shares >= 0).all()
         torch.testing.assert_close(shares.sum(1), torch.ones(43, dtype=torch.float64))
 
-    def test_a_violation_that_is_the_same_everywhere_moves_all_kinds_alike(self, kind):
-        dependence, grid = KINDS[kind], das_dennis(3, 3)
-        if kind == "implicit":
-            pytest.skip("its bumps reach beyond the simplex, so no draw falls evenly on them")
-        duals = DualAscent(dependence.parameters, 0.5)
-        costs = torch.full((len(grid), 1), 0.5)
-        duals.update(dependence.attributed(grid, costs, torch.ones_like(costs).bool(), LIMITS[:1]))
-        moved = dependence.at(duals.multipliers, grid)
-        torch.testing.assert_close(moved, torch.full_like(moved, 0.1), atol=1e-7, rtol=0)
-
     def test_what_applies_nowhere_moves_nothing(self, kind):
         found = KINDS[kind].attributed(
             simplex(5, 3), normal(5, 2), torch.zeros(5, 2).bool(), LIMITS
         )
         assert not found.any()
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_vertex"])
+def test_a_violation_that_is_the_same_everywhere_moves_both_alike(kind):
+    # Not the surface: its bumps reach beyond the simplex, so no draw falls evenly on them.
+    dependence, grid = KINDS[kind], das_dennis(3, 3)
+    duals = DualAscent(dependence.parameters, 0.5)
+    costs = torch.full((len(grid), 1), 0.5)
+    duals.update(dependence.attributed(grid, costs, torch.ones_like(costs).bool(), LIMITS[:1]))
+    moved = dependence.at(duals.multipliers, grid)
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.1), atol=1e-7, rtol=0)
 
 
 def test_a_surface_follows_its_centres():
@@ -99,10 +100,11 @@ def test_a_surface_needs_different_centres(centres):
         radial(centres)
 
 
-@pytest.mark.parametrize("kind", ["per_vertex", "implicit"])
-def test_where_the_constraint_is_slack_the_multiplier_is_0_and_elsewhere_it_holds(kind):
+@pytest.mark.parametrize(("kind", "most"), [("per_vertex", 0.6), ("implicit", 0.35)])
+def test_where_the_constraint_is_slack_the_multiplier_is_0_and_elsewhere_it_holds(kind, most):
     # The excess at w is w_1 - w_2 - lambda(w): a single multiplier sees the mean, 0, and leaves
-    # the first vertex violated by 1 for ever.
+    # the first vertex violated by 1 for ever. Straight between the vertices, the first one comes
+    # to 1/2: E[w_1 (w_1 - w_2 - theta w_1)] = (1 - theta) / 6 - 1 / 12 = 0.
     weights = simplex(200, 3)
     alone, dependent = shared(), KINDS[kind]
     left = {}
@@ -115,5 +117,5 @@ def test_where_the_constraint_is_slack_the_multiplier_is_0_and_elsewhere_it_hold
         left[dependence] = (ends[:, 0] - ends[:, 1]) - dependence.at(duals.multipliers, ends)[:, 0]
         slack = dependence.at(duals.multipliers, ends[1:2]).item()
     assert left[alone][0] > 0.9
-    assert left[dependent][0] < 0.35
+    assert left[dependent][0] < most
     assert slack < 0.05
