@@ -82,14 +82,18 @@ class Exam:
             base=base,
         )
 
-    @torch.no_grad()
     def fronts(self, parts_at: Sequence[Assembly], weights: Grid) -> dict[str, Front]:
         """The front in each space; point n is answered by `parts_at[n]` at `weights[n]`."""
+        return self.grid(parts_at, weights).fronts(self.config)
+
+    @torch.no_grad()
+    def grid(self, parts_at: Sequence[Assembly], weights: Grid) -> ScoredGrid:
+        """What every point scores, costs of constraints included."""
         points = [
             score_images(for_judging(parts), self.judge, self.asked, w, self.noise)
             for parts, w in zip(parts_at, weights, strict=True)
         ]
-        return ScoredGrid(weights, self.base, points, self.groups).fronts(self.config)
+        return ScoredGrid(weights, self.base, points, self.groups)
 
 
 def for_judging(parts: Assembly) -> Assembly:

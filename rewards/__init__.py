@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rewards.bound import baseline as baseline
     from rewards.calibration import Calibration as Calibration
     from rewards.compose import R as R
     from rewards.compose import ensemble as ensemble
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from rewards.objective import maximize as maximize
     from rewards.panel import Panel as Panel
     from rewards.panel import RewardTable as RewardTable
+    from rewards.prompt_classes import prompt_class as prompt_class
     from rewards.registry import available as available
     from rewards.registry import build as build
     from rewards.registry import register as register
     from rewards.reward import ImageBatch as ImageBatch
     from rewards.reward import Reward as Reward
     from rewards.reward import Scores as Scores
+    from rewards.statistic import mean as mean
+    from rewards.statistic import quantile as quantile
     from rewards.user_functions import pointwise as pointwise
 
 # No submodule may have one of these names: importing it would replace the name.
@@ -51,12 +55,16 @@ _HOME = {
     "RewardTable": "panel",
     "Scores": "reward",
     "available": "registry",
+    "baseline": "bound",
     "build": "registry",
     "ensemble": "compose",
     "max_": "compose",
     "maximize": "objective",
+    "mean": "statistic",
     "min_": "compose",
     "pointwise": "user_functions",
+    "prompt_class": "prompt_classes",
+    "quantile": "statistic",
     "rank": "compose",
     "register": "registry",
     "where": "compose",

@@ -52,8 +52,7 @@ def where(condition: Constraint, yes: Expression | float, no: Expression | float
         raise ExpressionError(
             f'where() takes a comparison such as R("a") <= 0.5 first; got {condition!r}'
         )
-    branches = number(yes), number(no)
-    return Where(condition.expression, condition.sense, condition.threshold, *branches)
+    return Where.of(condition, number(yes), number(no))
 
 
 def rank(part: Expression) -> Expression:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rewards.controllers import Controller
 from rewards.expression import Sense
+
+SOFTNESS = 0.25
+"""Share of the base model's spread over which the push of a quantile constraint fades out."""
 
 
 def violation(
@@ -16,61 +21,120 @@ def violation(
     valid: Bool[Tensor, " batch"],
     threshold: float,
     sense: Sense,
+    shares: Float[Tensor, " batch"] | None = None,
 ) -> tuple[float, int]:
     """Mean excess over the threshold on valid samples, and how many there were.
 
-    v = mean_{i valid} c_i - d  for "<=",  d - mean_{i valid} c_i  for ">=";  positive: violated
+    v = mean_{i valid} p_i (c_i - d)  for "<=",  mean_{i valid} p_i (d - c_i)  for ">=";
+    positive: violated
 
-    c_i: `costs` [B], raw units; d: `threshold`. Without a valid sample v is 0 and the count 0.
+    c_i: `costs` [B], raw units; d: `threshold`; p_i: `shares` [B], how far each sample's excess is
+    attributed to what asks, 1 where omitted. Without a valid sample v is 0 and the count 0.
     """
     count = int(valid.sum())
     if count == 0:
         return 0.0, 0
-    excess = float(costs.detach()[valid].double().mean()) - threshold
+    values = costs.detach()[valid].double()
+    if shares is not None:
+        part = shares.detach().to(values)[valid]
+        values, threshold = values * part, threshold * float(part.mean())
+    excess = float(values.mean()) - threshold
     return (excess if sense == "<=" else -excess), count
+
+
+def measured(costs: Float[Tensor, " batch"], quantile: float | None) -> float:
+    """What is bounded, in raw units: the mean of the costs, or their empirical quantile."""
+    if quantile is None:
+        return float(costs.mean())
+    return float(torch.quantile(costs.double(), quantile))
+
+
+def exceedances(
+    costs: Float[Tensor, " batch"], threshold: float, sense: Sense, spread: float
+) -> Float[Tensor, " batch"]:
+    """Whether each sample breaks its bound, with a gradient that pushes it back.
+
+    x_i = 1 if z_i > 0 else 0,  dx_i = dz_i sigmoid(z_i / h),  z_i = s (c_i - d) / spread
+
+    c_i: `costs` [B], raw units; d: `threshold`; s = +1 for "<=", -1 for ">="; spread > 0: the base
+    model's standard deviation of c; h: `SOFTNESS`. The mean of x is the share of samples beyond
+    the bound, and Q_p(c) <= d exactly where that share is at most 1 - p: this is what a quantile
+    constraint measures, and what the policy gradient weighs. Its own derivative is 0 everywhere,
+    so a reward gradient follows that of a softened hinge, which does not vanish where a sample is
+    furthest out. Misleads as an estimate of the quantile itself, which it never forms.
+    Source: proxy constraints of Cotter et al., arXiv 1804.06500 (the player of the parameters
+    follows a surrogate, that of the multipliers the true rate).
+    """
+    z = (costs - threshold) * (1.0 if sense == "<=" else -1.0) / spread
+    hinge = SOFTNESS * F.softplus(z / SOFTNESS)
+    return (z > 0).to(z) + (hinge - hinge.detach())
 
 
 def lagrangian_penalty(
     costs: Float[Tensor, "batch constraint"],
     valid: Bool[Tensor, "batch constraint"],
     thresholds: Sequence[float] | Float[Tensor, " constraint"],
-    multipliers: Float[Tensor, " constraint"],
+    multipliers: Float[Tensor, " constraint"] | Float[Tensor, "batch constraint"],
     senses: Sequence[Sense],
 ) -> Float[Tensor, " batch"]:
     """What constraints take from the utility of each sample.
 
-    p_i = sum_j lambda_j s_j (c_ij - d_j) [i valid for j] B / n_j
+    p_i = sum_j lambda_ij s_j (c_ij - d_j) [i valid for j] B / n_j
 
-    c: `costs` [B,J], differentiable; d: `thresholds` [J]; lambda >= 0: `multipliers` [J], constant
-    here; s_j = +1 for "<=", -1 for ">="; n_j: valid samples of constraint j. The factor B / n_j
-    makes the batch mean of p the Lagrangian term over *valid* samples, however few they are.
-    Raises ValueError if there are not J of each.
+    c: `costs` [B,J], differentiable; d: `thresholds` [J]; lambda >= 0: `multipliers` [J], or [B,J]
+    where each sample has its own, constant here; s_j = +1 for "<=", -1 for ">="; n_j: valid
+    samples of constraint j. The factor B / n_j makes the batch mean of p the Lagrangian term over
+    *valid* samples, however few they are. Raises ValueError if there are not J of each.
     """
-    counts = {len(thresholds), len(multipliers), len(senses), costs.shape[1]}
+    counts = {len(thresholds), multipliers.shape[-1], len(senses), costs.shape[1]}
     if len(counts) > 1:
         raise ValueError(
             f"`costs` has {costs.shape[1]} constraints, but there are {len(thresholds)} "
-            f"thresholds, {len(multipliers)} multipliers and {len(senses)} senses"
+            f"thresholds, {multipliers.shape[-1]} multipliers and {len(senses)} senses"
         )
+    return weighed(excesses(costs, valid, thresholds, senses), multipliers)
+
+
+def excesses(
+    costs: Float[Tensor, "batch constraint"],
+    valid: Bool[Tensor, "batch constraint"],
+    thresholds: Sequence[float] | Float[Tensor, " constraint"],
+    senses: Sequence[Sense],
+) -> Float[Tensor, "batch constraint"]:
+    """Each sample's part in each violation: the batch mean of a column is its violation.
+
+    e_ij = s_j (c_ij - d_j) [i valid for j] B / n_j, with the symbols of `lagrangian_penalty`.
+    """
     sign = costs.new_tensor([1.0 if sense == "<=" else -1.0 for sense in senses])
     limit = costs.new_tensor([float(threshold) for threshold in thresholds])
     scale = len(costs) / valid.sum(dim=0).clamp(min=1)
     # `where`, not a product: what does not apply may be anything, even NaN.
-    excess = torch.where(valid, (costs - limit) * sign, 0.0) * scale
-    return (excess * multipliers.detach().to(costs)).sum(dim=1)
+    return torch.where(valid, (costs - limit) * sign, 0.0) * scale
 
 
-class DualAscent:
+def weighed(
+    excess: Float[Tensor, "batch constraint"],
+    multipliers: Float[Tensor, " constraint"] | Float[Tensor, "batch constraint"],
+) -> Float[Tensor, " batch"]:
+    """The penalty of each sample from its `excesses`; multipliers are constants."""
+    return (excess * multipliers.detach().to(excess)).sum(dim=1)
+
+
+class DualAscent(Controller):
     """Multipliers that grow while their constraint is violated, and shrink while it is slack.
 
     e_t = ema e_{t-1} + (1 - ema) v_t,  e_0 = 0;  lambda_t = clip(lambda_{t-1} + rate e_t, 0, cap)
 
     v_t: measured violations [J] in raw units; rate: `learning_rate` > 0, per update and unit of
     violation; `ema` in [0, 1) smooths, and its start at 0 warms up; `cap` > 0: a multiplier that
-    stays there says that the constraint cannot be met. The state is two float64 tensors, kept in
-    checkpoints. Raises ValueError for settings out of range.
+    stays there says that the constraint cannot be met; `start` in [0, cap]: the multiplier before
+    the first update. It overshoots: at the moment a violation is met, lambda is at its largest.
+    The state is two float64 tensors, kept in checkpoints. Raises ValueError for settings out of
+    range.
     Source: dual ascent as in Khalafi et al., repository constrained_comp_align, whose rate is 1.
     """
+
+    kept = ("multipliers", "error")
 
     def __init__(
         self,
@@ -78,45 +142,18 @@ class DualAscent:
         learning_rate: float = 1.0,
         ema: float = 0.0,
         cap: float = 100.0,
+        start: float = 0.0,
     ) -> None:
         if constraints < 1 or not learning_rate > 0 or not 0 <= ema < 1 or not cap > 0:
             raise ValueError(
                 "dual ascent needs constraints >= 1, learning_rate > 0, 0 <= ema < 1, cap > 0; "
                 f"got {constraints}, {learning_rate}, {ema}, {cap}"
             )
+        super().__init__(constraints, cap, start)
         self.learning_rate = learning_rate
         self.ema = ema
-        self.cap = cap
-        self.multipliers = torch.zeros(constraints, dtype=torch.float64)
         self.error = torch.zeros(constraints, dtype=torch.float64)
 
-    def update(self, violations: Float[Tensor, " constraint"]) -> None:
-        """Take one step of ascent; raises ValueError for another length or what is not finite."""
-        measured = violations.detach().cpu().double()
-        if measured.shape != self.multipliers.shape or not torch.isfinite(measured).all():
-            raise ValueError(
-                f"`violations` must be {len(self.multipliers)} finite numbers; got "
-                f"{measured.tolist()}"
-            )
+    def _follow(self, measured: Float[Tensor, " constraint"]) -> None:
         self.error = self.ema * self.error + (1 - self.ema) * measured
         self.multipliers = (self.multipliers + self.learning_rate * self.error).clamp(0, self.cap)
-
-    @property
-    def capped(self) -> Bool[Tensor, " constraint"]:
-        """Which multipliers are at the cap: their constraint asks for more than there is."""
-        return self.multipliers >= self.cap
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next update depends on."""
-        return {"multipliers": self.multipliers, "error": self.error}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict`; raises ValueError for another number of constraints."""
-        for name in ("multipliers", "error"):
-            if state[name].shape != self.multipliers.shape:
-                raise ValueError(
-                    f"`{name}` of {len(self.multipliers)} constraints expected; got "
-                    f"{list(state[name].shape)}"
-                )
-        self.multipliers = state["multipliers"].double()
-        self.error = state["error"].double()

@@ -17,9 +17,11 @@ from rewards.errors import CalibrationError, RewardFault
 from rewards.explanation import Explanation, explained
 from rewards.expression import Calibrated, Ensemble, Expression, Leaf
 from rewards.function_reward import FunctionReward
+from rewards.limits import Limit, base_value, limits_of
 from rewards.members import require_disagreement
 from rewards.objective import Objective
 from rewards.panel import FaultPolicy, Panel, RewardTable
+from rewards.prompt_classes import members
 from rewards.ranges import Direction, directions
 from rewards.registry import UserReward, build
 from rewards.reward import ImageBatch, Reward, Scores
@@ -53,8 +55,8 @@ class ObjectiveTable:
 class BoundObjective:
     """An objective with its scorers loaded. Every leaf and every encoder runs once a batch.
 
-    `statistics` holds what `calibrated()` and `ensemble()` inside the expressions know of the base
-    model; it is plain data, to be kept with a run.
+    `statistics` holds what `calibrated()` and `ensemble()` inside the expressions, and constraints
+    relative to the base model, know of it; it is plain data, to be kept with a run.
     """
 
     def __init__(
@@ -80,10 +82,32 @@ class BoundObjective:
 
     def __call__(self, batch: ImageBatch) -> ObjectiveTable:
         """Score the batch; raises RewardFault from a scorer, CalibrationError before `fit`."""
-        return self.routed(self.table(self.panel(batch)), batch.metadata)
+        table = self.table(self.panel(batch), self.applies(batch))
+        return self.routed(table, batch.metadata)
 
-    def table(self, raw: RewardTable) -> ObjectiveTable:
-        """Evaluate all expressions on scores that exist already."""
+    def applies(self, batch: ImageBatch) -> Bool[Tensor, "batch constraint"]:
+        """On which prompts each constraint is declared to hold; all of them without a `where`."""
+        rows = [
+            members(c.where, batch.prompts, batch.metadata) if c.where else [True] * len(batch)
+            for c in self.objective.constraints
+        ]
+        held = torch.tensor(rows, dtype=torch.bool).view(len(rows), len(batch))
+        return held.T.to(batch.images.device)
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Each constraint's bound in numbers; raises CalibrationError before `fit`."""
+        return limits_of(self.objective.constraints, self.statistics)
+
+    def table(
+        self, raw: RewardTable, applies: Bool[Tensor, "batch constraint"] | None = None
+    ) -> ObjectiveTable:
+        """Evaluate all expressions on scores that exist already.
+
+        applies: what `applies` says of their batch; raises ValueError where it is missing and a
+        constraint holds on some prompts alone.
+        """
+        if applies is None and any(c.where for c in self.objective.constraints):
+            raise ValueError("a constraint names a class of prompts: pass `applies` of their batch")
         found = [self._scores(*part, raw) for part in self._parts()]
         bounded = [
             self._pessimistic(scores, role)
@@ -92,12 +116,13 @@ class BoundObjective:
         maximized = len(self.objective.maximized)
         rewards, costs = found[:maximized], found[maximized:]
         none = raw.values.new_zeros(len(raw.values), 0)
+        held = torch.stack([scores.valid for scores in costs], dim=1) if costs else none.bool()
         return ObjectiveTable(
             torch.stack(bounded[:maximized], dim=1) if rewards else none,
             torch.stack([scores.valid for scores in rewards], dim=1) if rewards else none.bool(),
             torch.stack([s.disagreement.detach() for s in rewards], dim=1) if rewards else none,
             torch.stack(bounded[maximized:], dim=1) if costs else none,
-            torch.stack([scores.valid for scores in costs], dim=1) if costs else none.bool(),
+            held if applies is None else held & applies,
             raw,
         )
 
@@ -125,8 +150,14 @@ class BoundObjective:
             std=torch.where(valid, table.std, zero),
         )
 
-    def fit(self, tables: Sequence[RewardTable]) -> None:
-        """Learn what `calibrated()` and `ensemble()` need from raw scores of base-model images.
+    def fit(
+        self,
+        tables: Sequence[RewardTable],
+        applies: Sequence[Bool[Tensor, "batch constraint"]] | None = None,
+    ) -> None:
+        """Learn what the expressions and constraints need from raw scores of base-model images.
+
+        applies: what `applies` says of each table's batch, needed as in `table`.
 
         Raises CalibrationError for no scores at all and for a part that never varies,
         NoProtectionError for members that never disagree.
@@ -140,6 +171,20 @@ class BoundObjective:
             for node, direction in reversed(list(directions(expression, role))):
                 if isinstance(node, Calibrated | Ensemble):
                     self._fit_parts(node, direction, raw)
+        self._fit_limits(raw, None if applies is None else torch.cat(list(applies)))
+
+    def _fit_limits(
+        self, raw: RewardTable, applies: Bool[Tensor, "batch constraint"] | None
+    ) -> None:
+        """Measure what relative constraints bound on the base model, without pessimism."""
+        if applies is None and any(c.needs_base and c.where for c in self.objective.constraints):
+            raise ValueError("a constraint names a class of prompts: pass `applies` of each batch")
+        for j, constraint in enumerate(self.objective.constraints):
+            if not constraint.needs_base:
+                continue
+            found = value_of(constraint.expression, raw, self.statistics, _role(constraint.sense))
+            held = found.valid if applies is None else found.valid & applies[:, j]
+            self.statistics[constraint.base_key] = base_value(constraint, found.values, held)
 
     def explain(
         self,

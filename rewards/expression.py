@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from rewards.bound import Baseline
+from rewards.bound import Constraint as Constraint
+from rewards.bound import Sense as Sense
 from rewards.errors import ExpressionError, nearest
 from rewards.facts import RewardFacts
 from rewards.registry import UserReward, facts_of
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
 
 Operator = Literal["+", "-", "*", "/"]
 Extreme = Literal["min", "max"]
-Sense = Literal["<=", ">="]
 Aggregate = Literal["mean", "min", "mean-std", "uwo", "soft-min"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "mean-std", "uwo", "soft-min")
 CALLS = ("R", "min", "max", "clip", "calibrated", "ensemble", "where", "rank")
@@ -56,11 +58,11 @@ class Expression:
     def __neg__(self) -> Expression:
         return Binary("*", Number(-1.0), self)
 
-    def __le__(self, other: Expression | float) -> Constraint:
-        return compare(self, "<=", number(other))
+    def __le__(self, other: Expression | Baseline | float) -> Constraint:
+        return compare(self, "<=", other)
 
-    def __ge__(self, other: Expression | float) -> Constraint:
-        return compare(self, ">=", number(other))
+    def __ge__(self, other: Expression | Baseline | float) -> Constraint:
+        return compare(self, ">=", other)
 
     def __lt__(self, other: object) -> Constraint:
         raise ExpressionError(
@@ -245,22 +247,6 @@ class Ensemble(Expression):
         return f"ensemble({', '.join(map(str, self.members))}{how})"
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """A bound on the mean of an expression over the samples where it applies, in raw units."""
-
-    expression: Expression
-    sense: Sense
-    threshold: float
-
-    def __str__(self) -> str:
-        return f"{self.expression} {self.sense} {Number(self.threshold)}"
-
-    def __bool__(self) -> bool:
-        # Python reads `a <= x <= b` as `(a <= x) and (x <= b)` and would drop the first bound.
-        raise ExpressionError(f"{self} is a constraint, not true or false; write one bound each")
-
-
 def number(value: Any) -> Expression:
     """Turn a Python number into a node; expressions pass. Refuses anything that is not finite."""
     if isinstance(value, Expression):
@@ -270,11 +256,14 @@ def number(value: Any) -> Expression:
     return Number(float(value))
 
 
-def compare(left: Expression, sense: Sense, right: Expression) -> Constraint:
+def compare(left: Expression, sense: Sense, right: Expression | Baseline | float) -> Constraint:
     """Build a constraint; a bound that is itself an expression moves to the left."""
-    if isinstance(right, Number):
-        return Constraint(left, sense, right.value)
-    return Constraint(left - right, sense, 0.0)
+    if isinstance(right, Baseline):
+        return Constraint(left, sense, right.offset, baseline=right.factor)
+    bound = number(right)
+    if isinstance(bound, Number):
+        return Constraint(left, sense, bound.value)
+    return Constraint(left - bound, sense, 0.0)
 
 
 def _operand(node: Expression, binding: int, *, leading: bool = False) -> str:

@@ -80,8 +80,8 @@ class Objective:
 
     @property
     def constraint_names(self) -> tuple[str, ...]:
-        """Each constraint's expression, or all of it where two bound the same expression."""
-        names = [str(constraint.expression) for constraint in self.constraints]
+        """What each constraint bounds, or all of it where two bound the same."""
+        names = [constraint.measured for constraint in self.constraints]
         return tuple(
             name if names.count(name) == 1 else str(constraint)
             for name, constraint in zip(names, self.constraints, strict=True)
@@ -231,7 +231,9 @@ class Objective:
             rule = f"  where {self.applies[name]}" if name in self.applies else ""
             lines.append(f"  {name:{width}} = {expression}{rule}")
         if self.constraints:
-            lines += ["subject to", *(f"  mean {constraint}" for constraint in self.constraints)]
+            plain = [str(c.expression) == c.measured for c in self.constraints]
+            stated = zip(plain, self.constraints, strict=True)
+            lines += ["subject to", *(f"  {'mean ' * is_plain}{c}" for is_plain, c in stated)]
         params = "".join(f", {key}={value:g}" for key, value in self.params.items())
         lines.append(f"by {self.scalarization}(on={self.on!r}{params})")
         if self.pessimism:

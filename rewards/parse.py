@@ -6,6 +6,7 @@ import ast
 import math
 import re
 
+from rewards.bound import Baseline, Sense
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import (
     CALLS,
@@ -22,7 +23,9 @@ from rewards.expression import (
     Operator,
     compare,
 )
+from rewards.parse_sides import side
 from rewards.selection import Rank, Where
+from rewards.statistic import Statistic
 from rewards.user_code import is_path
 from rewards.user_functions import Apply, declared_functions
 
@@ -56,7 +59,11 @@ def parse_expression(text: str) -> Expression:
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged."""
+    """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged.
+
+    Instead of an expression stands `mean(e, where="class")` or `quantile(e, 0.95)`, and instead of
+    a number `baseline() + 0.5`.
+    """
     return _comparison(_tree(text), text)
 
 
@@ -66,10 +73,15 @@ def _comparison(node: ast.expr, text: str) -> Constraint:
     at_most = isinstance(node.ops[0], ast.LtE)
     if not at_most and not isinstance(node.ops[0], ast.GtE):
         raise _no_constraint(text)
-    left, right = _node(node.left, text), _node(node.comparators[0], text)
-    if isinstance(left, Number):
+    left, right = (side(part, text, _node) for part in (node.left, node.comparators[0]))
+    if isinstance(left, Number | Baseline):
         left, right, at_most = right, left, not at_most
-    return compare(left, "<=" if at_most else ">=", right)
+    sense: Sense = "<=" if at_most else ">="
+    if isinstance(left, Baseline) or isinstance(right, Statistic):
+        raise _no_constraint(text)
+    if isinstance(left, Statistic):
+        return left.bounded(sense, right)
+    return compare(left, sense, right)
 
 
 def _no_constraint(text: str) -> ExpressionError:
@@ -185,7 +197,7 @@ def _where(arguments: list[ast.expr], text: str) -> Where:
         case [ast.Compare() as condition, yes, no]:
             found = _comparison(condition, text)
             branches = _node(yes, text), _node(no, text)
-            return Where(found.expression, found.sense, found.threshold, *branches)
+            return Where.of(found, *branches)
     raise ExpressionError(
         f"{text!r}: where() takes a comparison and two expressions, as in where(a <= 0.5, b, c)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rewards.errors import UnknownRewardError, nearest
@@ -38,7 +39,7 @@ def maximized_problems(maximized: Sequence[tuple[str, Expression]]) -> Iterator[
 
 def constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
     """Unknown rewards, thresholds that are out of range, bounds that contradict each other."""
-    limits: dict[Expression, tuple[float, float]] = {}
+    limits: dict[tuple[str, float], tuple[float, float]] = {}
     for position, constraint in enumerate(constraints):
         where = f"subject_to[{position}]"
         expression, sense, threshold = (
@@ -48,21 +49,35 @@ def constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
         )
         for problem in _expression_problems(expression, -1 if sense == "<=" else 1):
             yield f"{where}: {problem}"
-        low, high = bounds(expression)
-        if not low <= threshold <= high:
+        yield from (f"{where}: {problem}" for problem in _statistic_problems(constraint))
+        # A bound relative to the base model is known once that is measured.
+        low, high = bounds(expression) if not constraint.baseline else (-math.inf, math.inf)
+        if not math.isfinite(threshold):
+            yield f"{where}: the threshold of {constraint.measured} must be finite; got {threshold}"
+        elif not low <= threshold <= high:
             yield (
                 f"{where}: {constraint}: the threshold must lie in the range of {expression}, "
                 f"{low:g} .. {high:g}"
             )
         if constraint in constraints[:position]:
             yield f"{where}: {constraint} is written twice"
-        least, most = limits.get(expression, (-math.inf, math.inf))
+        key = (constraint.measured, constraint.baseline)
+        least, most = limits.get(key, (-math.inf, math.inf))
         least, most = (
             (least, min(most, threshold)) if sense == "<=" else (max(least, threshold), most)
         )
-        limits[expression] = least, most
+        limits[key] = least, most
         if least > most:
-            yield f"{where}: {expression} cannot be both >= {least:g} and <= {most:g}"
+            floor, ceiling = (replace(constraint, threshold=end).bound for end in (least, most))
+            yield f"{where}: {constraint.measured} cannot be both >= {floor} and <= {ceiling}"
+
+
+def _statistic_problems(constraint: Constraint) -> Iterator[str]:
+    level = constraint.quantile
+    if level is not None and not 0 < level < 1:
+        yield f"{constraint}: a quantile's level lies strictly between 0 and 1"
+    if constraint.where is not None and not constraint.where.strip():
+        yield f"{constraint}: `where` names a class of prompts; got {constraint.where!r}"
 
 
 def objective_problems(objective: Objective) -> Iterator[str]:

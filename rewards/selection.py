@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rewards.bound import Constraint, Sense
 from rewards.errors import ExpressionError
-from rewards.expression import Expression, Number, Sense
+from rewards.expression import Expression, Number
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class Where(Expression):
     threshold: float
     yes: Expression
     no: Expression
+
+    @classmethod
+    def of(cls, condition: Constraint, yes: Expression, no: Expression) -> Where:
+        """Build it from a comparison; raises ExpressionError for one that is not of a sample."""
+        if condition.needs_base or condition.where is not None:
+            raise ExpressionError(
+                f"where() asks each sample, so its condition takes no quantile, class of prompts "
+                f"or baseline(); got {condition}"
+            )
+        return cls(condition.expression, condition.sense, condition.threshold, yes, no)
 
     def __post_init__(self) -> None:
         if isinstance(self.tested, Number):

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent, lagrangian_penalty, violation
+from rewards.constraints import DualAscent, exceedances, lagrangian_penalty, violation
+from rewards.controllers import PID, Controller, NuPI
 from rewards.facts_table import FACTS
 from rewards.judge_settings import JudgeSettings
 from rewards.members import aggregate
@@ -52,8 +53,7 @@ def member_values(how: str, direction: int) -> list[float]:
     return [*value.tolist(), *std.tolist()]
 
 
-def multipliers_after_two_steps() -> list[float]:
-    duals = DualAscent(2, learning_rate=0.5, ema=0.25)
+def multipliers_after_two_steps(duals: Controller) -> list[float]:
     duals.update(torch.tensor([0.4, -0.1]))
     duals.update(torch.tensor([0.2, 0.3]))
     return duals.multipliers.tolist()
@@ -153,7 +153,15 @@ ROWS: dict[str, tuple[Callable[[], list[float]], list[float]]] = {
         lambda: lagrangian_penalty(COSTS, VALID, LIMITS, MULTIPLIERS, ["<=", ">="]).tolist(),
         [0.14, 0.32],
     ),
-    "DualAscent": (multipliers_after_two_steps, [0.2625, 0.103125]),
+    "exceedances": (lambda: exceedances(COSTS[:, 0], 0.05, "<=", 0.1).tolist(), [1.0, 0.0]),
+    "DualAscent": (
+        lambda: multipliers_after_two_steps(DualAscent(2, learning_rate=0.5, ema=0.25)),
+        [0.2625, 0.103125],
+    ),
+    # K_I 0.5, K_P 2, average 0.25: xi = (0.4, -0.1), (0.25, 0.2); 0.2 + 0.1 - 0.3, 0 + 0.15 + 0.6
+    "NuPI": (lambda: multipliers_after_two_steps(NuPI(2, 0.5, 2.0, ema=0.25)), [0.0, 0.75]),
+    # I = (0.3, 0.15), P = (0.25, 0.2), D = (0, 0.3): 0.3 + 0.5, 0.15 + 0.4 + 0.3
+    "PID": (lambda: multipliers_after_two_steps(PID(2, 0.5, 2.0, 1.0, 0.25)), [0.8, 0.85]),
     "Calibration.fit": (fitted, [0.7, -0.4, 0.65, 0.565685, 1.131371, 1.909188]),
     "brightness": (lambda: score("brightness"), [0.4886, 0.366334]),
     "colorfulness": (lambda: score("colorfulness"), [0.503049, 0.402839]),

@@ -19,8 +19,8 @@ from morl.config import load_config
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
 from morl.training.module import AlignmentModule
+from morl.training.observation import Observation
 from morl.training.session import build_module, fit
-from morl.training.utility import Observation
 from rewards.panel import RewardTable
 
 CALLS = 20

@@ -19,8 +19,9 @@ from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
 from morl.training.evaluate import weight_grid
 from morl.training.module import AlignmentModule
+from morl.training.observation import Scored
 from morl.training.session import build_module, fit
-from morl.training.utility import Scored, TrainingUtility
+from morl.training.utility import TrainingUtility
 from rewards.calibration import Calibration
 from rewards.evaluate import ObjectiveTable
 
@@ -131,6 +132,7 @@ class Shuffled(TrainingUtility):
             utility.objective,
             utility.calibration,
             utility.duals,
+            utility.handling,
             normalize=utility.normalize,
             tail=utility.tail,
             aggregation=utility.aggregation,

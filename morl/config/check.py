@@ -13,10 +13,12 @@ from morl.config.scorers import unread_records
 from morl.config.tree import BaseConfig, Config
 from morl.diffusion.quantized import quantize_problem
 from morl.errors import ConfigError, DataError
-from morl.prompts import WORLD, Prompt, read_prompts
+from morl.prompts import WORLD, Prompt, read_prompts, records
 from rewards import instruments, judge_settings
+from rewards.bound import Constraint
 from rewards.errors import RewardError, nearest
 from rewards.objective import Objective
+from rewards.prompt_classes import class_problem
 from rewards.registry import facts_of
 from rewards.routing import matches, rule_problem
 
@@ -100,6 +102,7 @@ def _objective_problems(config: Config) -> Iterator[str]:
         )
     yield from _evaluation_problems(config, objective)
     yield from guard_problems(config, objective)
+    yield from _multiplier_problems(config)
     facts = ALGORITHMS[config.algorithm.name]
     yield from _regime_problems(config, facts)
     blind = objective.undifferentiable()
@@ -145,6 +148,30 @@ def _unmet_needs(config: Config, leaf: str) -> Iterator[str]:
         yield (
             f"objective.instruments.{needs}: {leaf} needs one and none is shipped; name your own "
             "as path/to/file.py:name"
+        )
+
+
+def _multiplier_problems(config: Config) -> Iterator[str]:
+    chosen = config.objective
+    if chosen.multiplier_start > chosen.multiplier_cap:
+        yield (
+            f"objective.multiplier_start: must be at most multiplier_cap = "
+            f"{chosen.multiplier_cap:g}; got {chosen.multiplier_start:g}"
+        )
+    if chosen.multiplier_of_weights == "implicit" and len(config.names) < 2:
+        yield (
+            "objective.multiplier_of_weights: one objective has one weight vector, and nothing for "
+            "an implicit multiplier to depend on; write shared"
+        )
+    if chosen.utility_weight == 0 and not chosen.subject_to:
+        yield (
+            "objective.utility_weight: 0 leaves the constraints alone, and there are none; state "
+            "targets in objective.subject_to"
+        )
+    if chosen.utility_weight == 0 and not config.algorithm.kl_coef:
+        yield (
+            "objective.utility_weight: 0 asks for the least departure from the base model under "
+            "the constraints, and algorithm.kl_coef = 0 does not measure it; write kl_coef: 1"
         )
 
 
@@ -226,11 +253,22 @@ def _data_problems(config: Config) -> Iterator[str]:
             yield f"prompts.{key}: {error}"
         else:
             yield from (f"prompts.{key}: {problem}" for problem in _lacking(config, asked))
+            if key == "train":
+                yield from _empty_classes(config, asked)
     if prompts.train == prompts.held_out != WORLD:
         yield "prompts.held_out: the same file as prompts.train; evaluation needs unseen prompts"
     for key, file in (("init_from", config.adapter.init_from), ("beside", config.adapter.beside)):
         if file is not None and not Path(file).is_file():
             yield f"adapter.{key}: no such file: {file} (looked for {Path(file).absolute()})"
+
+
+def _empty_classes(config: Config, prompts: Sequence[str]) -> Iterator[str]:
+    """Classes of prompts that a constraint names and no prompt is in."""
+    for position, constraint in enumerate(_constraints(config)):
+        if constraint.where:
+            problem = class_problem(constraint.where, prompts, records(prompts))
+            if problem:
+                yield f"objective.subject_to[{position}]: {constraint}: {problem}"
 
 
 def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
@@ -248,6 +286,13 @@ def _lacking(config: Config, prompts: Sequence[str]) -> Iterator[str]:
                 f"objective.applies.{name}: no prompt's record matches {rule!r}, so {name} would "
                 "never count; give a .jsonl whose lines hold the field beside `prompt`"
             )
+
+
+def _constraints(config: Config) -> tuple[Constraint, ...]:
+    try:
+        return Objective.from_dict(config.objective.to_objective()).constraints
+    except RewardError:
+        return ()
 
 
 def _leaves(config: Config) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ class ObjectiveConfig:
         {}, "objectives in the order of the weight vector: name -> reward expression"
     )
     subject_to: list[str] = option(
-        [], 'constraints on raw mean rewards, like "shapes_unsafe <= 0.03"'
+        [],
+        'constraints on raw rewards, like "shapes_unsafe <= 0.03", "quantile(sharpness, 0.95) <= '
+        '0.2", "mean(contrast, where=\'portrait\') >= 0.3" or "saturation <= baseline() + 0.1"',
     )
     scalarization: str = option("linear", "how a weight vector turns K rewards into one number")
     scalarization_params: dict[str, float] = option({}, "parameters of the scalarisation")
@@ -136,6 +138,37 @@ class ObjectiveConfig:
     )
     multiplier_cap: float = option(
         100.0, "largest multiplier; reaching it means the constraint is not satisfiable", above=0
+    )
+    multiplier: Literal["dual_ascent", "nupi", "pid", "augmented_lagrangian", "fixed"] = option(
+        "dual_ascent",
+        "what drives the multipliers: the sum of the violations (dual_ascent; its rate is "
+        "dual_learning_rate), that and their change (nupi) or their latest value (pid; "
+        "augmented_lagrangian is pid without derivative), or nothing (fixed: a penalty of "
+        "multiplier_start)",
+    )
+    multiplier_of_weights: Literal["shared", "per_vertex", "implicit"] = option(
+        "shared",
+        "one multiplier for all weight vectors, one an objective and linear between, or a smooth "
+        "surface over the weight vectors (radial basis functions on a grid)",
+    )
+    multiplier_start: float = option(0.0, "multipliers before the first update", low=0)
+    multiplier_warmup: int = option(
+        0, "updates before the multipliers move; constraints still cost multiplier_start", low=0
+    )
+    multiplier_proportional: float = option(
+        5.0,
+        "multiplier per unit of change (nupi) or of violation (pid, augmented_lagrangian)",
+        low=0,
+        source="constrained_comp_align: 5 times the integral gain",
+    )
+    multiplier_derivative: float = option(
+        0.0, "multiplier per unit of growth of the violation in one update (pid)", low=0
+    )
+    utility_weight: float = option(
+        1.0,
+        "factor on the scalarised utility; 0 leaves constraints and kl_coef alone, so that "
+        "thresholds are targets that are met with the least departure from the base model",
+        low=0,
     )
 
     def to_objective(self) -> dict[str, Any]:

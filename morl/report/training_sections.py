@@ -44,8 +44,11 @@ def training_sections(metrics: Sequence[Mapping[str, Any]], config: Config) -> I
     for name, constraint in zip(objective.constraint_names, objective.constraints, strict=True):
         yield section(
             f"Constraint in training: {constraint}",
-            "The batch mean of the learned cost, plus pessimism, and the multiplier.",
-            constraint_figure(metrics, name, constraint.threshold),
+            "What a batch measures of the learned cost, plus pessimism, and the multiplier (its "
+            "mean over the batch where it depends on the weight vector).",
+            constraint_figure(
+                metrics, name, metrics[-1].get(f"threshold/{name}", constraint.threshold)
+            ),
         )
     for name in dict.fromkeys(owner for owner, _ in objective.shared):
         shares = shares_figure(metrics, name, [r for owner, r in objective.shared if owner == name])

@@ -97,18 +97,21 @@ def fit_calibration(parts: Assembly, prompts: Sequence[str], seed: int) -> Calib
     """
     chosen = [prompts[i % len(prompts)] for i in range(CALIBRATION_IMAGES)]
     size = parts.config.training.batch_size
-    raw = []
-    told = []
+    raw, told, applies = [], [], []
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         told.append(records(part))
         noise = parts.sampler.noise(len(part), generator(seed, start, 0, "calibration"))
         weights = torch.zeros(len(part), len(parts.objective.names))
         images = parts.sampler.decode(parts.sampler.sample(part, weights, noise, reference=True))
-        raw.append(parts.bound.panel(ImageBatch(images, part, told[-1])))
-    parts.bound.fit(raw)
-    pairs = zip(raw, told, strict=True)
-    tables = [parts.bound.routed(parts.bound.table(table), rows) for table, rows in pairs]
+        batch = ImageBatch(images, part, told[-1])
+        raw.append(parts.bound.panel(batch))
+        applies.append(parts.bound.applies(batch))
+    parts.bound.fit(raw, applies)
+    rows = zip(raw, applies, told, strict=True)
+    tables = [
+        parts.bound.routed(parts.bound.table(table, held), records) for table, held, records in rows
+    ]
     rewards = torch.cat([table.rewards for table in tables])
     valid = torch.cat([table.reward_valid for table in tables])
     return Calibration.fit(parts.objective.names, rewards, valid)

@@ -12,6 +12,7 @@ from morl.config.tree import Config
 from morl.prompts import load_prompts
 from morl.randomness import generator
 from morl.training.assemble import Assembly
+from morl.training.best_feasible import BestFeasible
 from morl.training.checkpoint import save_checkpoint
 from morl.training.guard import Guard
 from morl.training.module import AlignmentModule
@@ -119,10 +120,12 @@ class KeepRun(Callback):
         module: AlignmentModule,
         calibration: Calibration,
         config: Config,
+        best: BestFeasible,
         guard: Guard | None = None,
     ) -> None:
         self.run = run
         self.stop = stop
+        self.best = best
         self.module = module
         self.calibration = calibration
         self.config = config
@@ -145,7 +148,10 @@ class KeepRun(Callback):
         stopping = trainer.strategy.reduce_boolean_decision(bool(self.stop), all=False)
         due = self.step % self.config.training.checkpoint_every == 0
         last = self.step == self.config.training.steps or trainer.should_stop
+        if trainer.is_global_zero:
+            self.best.observe()
         if trainer.is_global_zero and (due or stopping or last):
+            self.best.write()
             state = collect_state(self.module, self.calibration, self.guard)
             save_checkpoint(self.run, self.step, *state)
         if stopping:

@@ -16,8 +16,9 @@ from morl.prompts import records
 from morl.randomness import generator
 from morl.training.data import TrainingBatch
 from morl.training.ledger import Ledger
+from morl.training.observation import Observation, Scored
 from morl.training.sampler import Sampler
-from morl.training.utility import Observation, Scored, TrainingUtility
+from morl.training.utility import TrainingUtility
 from rewards.evaluate import BoundObjective
 from rewards.panel import RewardTable
 from rewards.reward import ImageBatch

@@ -196,7 +196,8 @@ def judge_constraints(
             )
             for s in scored
         )
-        counted[name] = EventRates(name, constraint.threshold, base, tuple(weights)).to_dict()
+        budget = constraint.event_budget(base.value if constraint.baseline else 0.0)
+        counted[name] = EventRates(name, budget, base, tuple(weights)).to_dict()
     return counted
 
 

@@ -17,7 +17,6 @@ from morl.training.device import choose_device
 from rewards.checkpoints import find
 from rewards.encoder_settings import EncoderSettings
 from rewards.evaluate import BoundObjective
-from rewards.expression import Constraint
 from rewards.objective import Objective
 from rewards.parse import parse_expression
 from rewards.reward import ImageBatch
@@ -59,7 +58,7 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     if not all(name in held_out for name in config.names):
         return Judge(bound, None)
     constraints = tuple(
-        Constraint(parse_expression(held_out[name]), constraint.sense, constraint.threshold)
+        replace(constraint, expression=parse_expression(held_out[name]))
         for name, constraint in zip(
             parts.objective.constraint_names, parts.objective.constraints, strict=True
         )

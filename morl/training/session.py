@@ -23,11 +23,13 @@ from morl.lora.ema import AdapterEMA
 from morl.lora.store import ADAPTER_FILE, save_adapter
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
+from morl.training.best_feasible import BestFeasible
 from morl.training.callbacks import KeepRun, LogMetrics, Strips
 from morl.training.checkpoint import Checkpoint, load_checkpoint
 from morl.training.collect import Parts
 from morl.training.data import BatchPlan
 from morl.training.guard import Guard
+from morl.training.handling import Handling
 from morl.training.header import adapter_header
 from morl.training.module import AlignmentModule, OptimiserSettings
 from morl.training.processes import first_process
@@ -36,8 +38,12 @@ from morl.training.run import RunDirectory
 from morl.training.signals import Stopped, stop_on_signals
 from morl.training.state import read_calibration, read_statistics, restore, write_base
 from morl.training.utility import TrainingUtility
+from morl.weights import das_dennis
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent
+from rewards.multipliers import controller, per_vertex, radial, shared
+
+IMPLICIT_PARTITIONS = 3
+"""An implicit multiplier is a surface over the weight vectors with multiples of a third."""
 
 
 def train(
@@ -84,7 +90,8 @@ def train(
             if guard is not None:
                 guard.book.truncate_after(first)
         watching = [] if guard is None else [guard]
-        keep = KeepRun(run, stop, module, calibration, config, guard)
+        best = BestFeasible(run, parts, module, calibration)
+        keep = KeepRun(run, stop, module, calibration, config, best, guard)
         looking = [LogMetrics(run, module, config), Strips(run, parts, module, config)]
         callbacks = [*looking, *watching, keep]
         if guard is None or not guard.stopped:
@@ -138,22 +145,7 @@ def build_module(
     config = parts.config
     facts = facts_of(config.algorithm.name)
     algorithm = _attribute(facts.source)(config.algorithm)
-    duals = None
-    if parts.objective.constraints:
-        duals = DualAscent(
-            len(parts.objective.constraints),
-            learning_rate=config.objective.dual_learning_rate,
-            ema=config.objective.multiplier_ema,
-            cap=config.objective.multiplier_cap,
-        )
-    utility = TrainingUtility(
-        parts.objective,
-        calibration,
-        duals,
-        normalize=config.objective.normalize,
-        tail=config.objective.tail,
-        aggregation=config.objective.aggregation,
-    )
+    utility = _utility(parts, calibration)
     collector = collector_for(
         facts.regime, algorithm, Parts(parts.sampler, parts.bound, utility, parts.ledger)
     )
@@ -178,6 +170,40 @@ def build_module(
     )
     ema = AdapterEMA(parts.adapter, config.training.ema)
     return AlignmentModule(parts.adapter, collector, plan, utility, optimiser, ema)
+
+
+def _utility(parts: Assembly, calibration: Calibration) -> TrainingUtility:
+    """Scalarisation, and the multipliers of the constraints where there are any."""
+    settings, names = parts.config.objective, parts.config.names
+    dependence = shared()
+    if settings.multiplier_of_weights == "per_vertex":
+        dependence = per_vertex(len(names))
+    elif settings.multiplier_of_weights == "implicit":
+        dependence = radial(das_dennis(len(names), IMPLICIT_PARTITIONS))
+    duals = None
+    if parts.objective.constraints:
+        duals = controller(
+            settings.multiplier,
+            dependence.parameters * len(parts.objective.constraints),
+            rate=settings.dual_learning_rate,
+            proportional=settings.multiplier_proportional,
+            derivative=settings.multiplier_derivative,
+            ema=settings.multiplier_ema,
+            cap=settings.multiplier_cap,
+            start=settings.multiplier_start,
+        )
+    handling = Handling(
+        dependence, parts.bound.limits, settings.multiplier_warmup, settings.utility_weight
+    )
+    return TrainingUtility(
+        parts.objective,
+        calibration,
+        duals,
+        handling,
+        normalize=settings.normalize,
+        tail=settings.tail,
+        aggregation=settings.aggregation,
+    )
 
 
 def fit(

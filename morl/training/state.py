@@ -27,7 +27,7 @@ def collect_state(
     Random numbers are not among them: every draw is a function of (seed, step, rank, purpose).
     """
     moments, skeleton = split(module.optimiser.state_dict())
-    duals = module.utility.duals
+    duals, feasibility = module.utility.duals, module.utility.feasibility
     groups = {
         "adapter": module.adapter.state_dict(),
         "ema": module.ema.state_dict(),
@@ -35,6 +35,7 @@ def collect_state(
         "means": module.utility.means.state_dict(),
         "collector": module.collector.state_dict(),
         "multipliers": {} if duals is None else duals.state_dict(),
+        "feasibility": {} if feasibility is None else feasibility.state_dict(),
     }
     state = {
         "optimizer": skeleton,
@@ -90,6 +91,9 @@ def restore(module: AlignmentModule, checkpoint: Checkpoint, guard: Guard | None
     module.collector.load_state_dict(tensors.get("collector", {}))
     if module.utility.duals is not None:
         module.utility.duals.load_state_dict(tensors["multipliers"])
+    # Checkpoints from before feasibility was watched have none; it is then watched from here on.
+    if module.utility.feasibility is not None and "feasibility" in tensors:
+        module.utility.feasibility.load_state_dict(tensors["feasibility"])
     module.collector.ledger.load_dict(checkpoint.state["ledger"])
     statistics = checkpoint.state["statistics"].items()
     module.collector.objective.statistics = {name: (mean, std) for name, (mean, std) in statistics}

@@ -6,114 +6,28 @@ function of the weight vector, and the multipliers of the constraints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from morl.algorithms.advantages import group_advantages
-from morl.algorithms.normalization import Normalize, divisors, effective_weights
+from morl.algorithms.normalization import Normalize, divisors
 from morl.algorithms.tail import tail_weights
+from morl.training.feasibility import Feasibility
+from morl.training.handling import Handling
 from morl.training.mean_rewards import MeanRewards
+from morl.training.observation import Observation, Scored
 from rewards.applicability import applicable_weights
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent, lagrangian_penalty, violation
+from rewards.constraints import excesses, violation, weighed
+from rewards.controllers import Controller
 from rewards.evaluate import ObjectiveTable
+from rewards.limits import Limit, limits_of
 from rewards.objective import Objective
 from rewards.scalarization import utility, utility_gradient
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One scored batch in the units that the losses use."""
-
-    rewards: Float[Tensor, "batch objective"]
-    valid: Bool[Tensor, "batch objective"]
-    coefficients: Float[Tensor, "batch objective"]
-    """d utility / d reward at the running mean (on="mean") or at the sample (on="sample")."""
-    penalty: Float[Tensor, " batch"]
-    """Sum over constraints of multiplier times violation; to be subtracted from the utility."""
-    scale: Float[Tensor, "batch objective"]
-    """What advantages are divided by, beyond calibration: 1 unless normalised inside groups."""
-    group: Int[Tensor, " batch"]
-    weights: Float[Tensor, "batch objective"]
-    """Shared out over the objectives that apply; 0 for a sample that counts nowhere."""
-
-    @property
-    def counts(self) -> Bool[Tensor, " batch"]:
-        """Which samples have an objective that applies and has some weight."""
-        return self.weights.sum(dim=1) > 0
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a step saw, without gradients: the input of every running estimate and of the log."""
-
-    weights: Float[Tensor, "batch objective"]
-    rewards: Float[Tensor, "batch objective"]
-    valid: Bool[Tensor, "batch objective"]
-    std: Float[Tensor, "batch objective"]
-    costs: Float[Tensor, "batch constraint"]
-    cost_valid: Bool[Tensor, "batch constraint"]
-    contributions: Float[Tensor, "batch share"]
-    """What each (objective, reward) of `Objective.shared` added; none until the step is whole."""
-    effective: Float[Tensor, "batch objective"]
-    """The weights that the normalisation implies, in base units; 0 for a sample without any."""
-
-    @classmethod
-    def of(
-        cls, table: ObjectiveTable, scored: Scored, weights: Float[Tensor, "batch objective"]
-    ) -> Observation:
-        return cls(
-            weights.detach(),
-            scored.rewards.detach(),
-            scored.valid,
-            table.std.detach(),
-            table.costs.detach(),
-            table.cost_valid,
-            weights.new_zeros(len(weights), 0),
-            effective_weights(scored.weights, scored.scale),
-        )
-
-    def gathered(self, all_gather: Callable[[Tensor], Tensor]) -> Observation:
-        """The same over all ranks, so that every rank keeps the same running estimates."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Observation(*(all_gather(part).flatten(0, -2) for part in parts))
-
-    def summary(self, objective: Objective) -> dict[str, float]:
-        """Mean calibrated reward, disagreement and effective weight of each objective, mean cost.
-
-        Effective weights are means over the samples that have some: what each objective counts
-        once rewards have been divided by whatever they are, in units of the base model's std.
-        """
-        shown: dict[str, float] = {}
-        taught = self.effective[self.effective.sum(dim=1) > 0]
-        for k, name in enumerate(objective.names):
-            mask = self.valid[:, k]
-            shown[f"effective_weight/{name}"] = float(taught[:, k].mean()) if len(taught) else 0.0
-            shown[f"reward/{name}"] = float(self.rewards[mask, k].mean()) if mask.any() else 0.0
-            shown[f"uncertainty/{name}"] = float(self.std[:, k].mean())
-        for j, name in enumerate(objective.constraint_names):
-            mask = self.cost_valid[:, j]
-            shown[f"cost/{name}"] = float(self.costs[mask, j].mean()) if mask.any() else 0.0
-        return shown | self._shares(objective)
-
-    def _shares(self, objective: Objective) -> dict[str, float]:
-        """Mean size of each reward's contribution, as a share of its objective's; they sum to 1.
-
-        Absent for an objective that reads one reward, and where none of several made a difference.
-        """
-        sizes = self.contributions.abs().mean(dim=0).tolist()
-        totals = dict.fromkeys(objective.names, 0.0)
-        for (name, _), size in zip(objective.shared, sizes, strict=True):
-            totals[name] += size
-        return {
-            f"share/{name}/{leaf}": size / totals[name]
-            for (name, leaf), size in zip(objective.shared, sizes, strict=True)
-            if totals[name] > 0
-        }
 
 
 class TrainingUtility:
@@ -131,7 +45,8 @@ class TrainingUtility:
         self,
         objective: Objective,
         calibration: Calibration,
-        duals: DualAscent | None,
+        duals: Controller | None,
+        handling: Handling | None = None,
         *,
         normalize: Normalize = "base",
         tail: float = 1.0,
@@ -140,6 +55,8 @@ class TrainingUtility:
         self.objective = objective
         self.calibration = calibration
         self.duals = duals
+        self.handling = handling or Handling()
+        self.feasibility = None if duals is None else Feasibility(len(objective.constraints))
         self.normalize = normalize
         self.tail = tail
         self.aggregation = aggregation
@@ -165,7 +82,8 @@ class TrainingUtility:
             rewards,
             table.reward_valid,
             torch.zeros_like(rewards),
-            self._penalty(table),
+            torch.zeros_like(rewards[:, 0]),
+            self._excess(table),
             torch.ones_like(rewards),
             group.to(rewards.device),
             torch.zeros_like(rewards),
@@ -184,7 +102,12 @@ class TrainingUtility:
             scored.group,
             torch.tensor(self.calibration.std).to(scored.rewards),
         )
-        return replace(scored, coefficients=self._coefficients(scored, weights), scale=scale)
+        return replace(
+            scored,
+            coefficients=self._coefficients(scored, weights),
+            penalty=self._penalty(scored.excess, weights),
+            scale=scale,
+        )
 
     def utility(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Tensor:
         """The differentiable utility [B] whose gradient the reward-gradient regime follows."""
@@ -233,21 +156,37 @@ class TrainingUtility:
     def observe(self, seen: Observation) -> dict[str, float]:
         """Update means and multipliers after a step; returns what the log should show."""
         self.means.update(seen.weights, seen.rewards, seen.valid)
-        if self.duals is None:
+        if self.duals is None or self.feasibility is None:
             return {}
-        logged = {}
-        names = self.objective.constraint_names
-        measured = torch.zeros(len(names), dtype=torch.float64)
-        for j, constraint in enumerate(self.objective.constraints):
-            amount, count = violation(
-                seen.costs[:, j], seen.cost_valid[:, j], constraint.threshold, constraint.sense
+        limits, dependence = self.limits(), self.handling.dependence
+        found = [
+            violation(
+                limit.values(seen.costs[:, j]), seen.cost_valid[:, j], limit.budget, limit.side
             )
-            measured[j] = amount if count else 0.0
-            logged[f"violation/{names[j]}"] = float(measured[j])
-        self.duals.update(measured)
-        for name, value in zip(names, self.duals.multipliers.tolist(), strict=True):
-            logged[f"multiplier/{name}"] = value
-        return logged
+            for j, limit in enumerate(limits)
+        ]
+        if self.feasibility.updates >= self.handling.warmup:
+            self.duals.update(
+                dependence.attributed(seen.weights, seen.costs, seen.cost_valid, limits)
+            )
+        violations = torch.tensor([amount for amount, _ in found], dtype=torch.float64)
+        capped = self.duals.capped.view(dependence.parameters, -1).any(dim=0)
+        self.feasibility.update(self._mean_utility(seen), violations, capped)
+        return self.handling.logged(
+            self.objective, violations, limits, seen.weights, self.duals.multipliers
+        )
+
+    def limits(self) -> Sequence[Limit]:
+        """The constraints in numbers."""
+        if self.handling.limits is None:
+            return limits_of(self.objective.constraints, {})
+        return self.handling.limits()
+
+    def _mean_utility(self, seen: Observation) -> float:
+        """Mean utility of a batch before penalties; what does not apply counts as the base does."""
+        rewards = torch.where(seen.valid, seen.rewards, 0.0)
+        own = utility(self.objective.scalarization, self.objective.params)(rewards, seen.weights)
+        return self.handling.utility_weight * float(own.mean())
 
     def _coefficients(
         self, scored: Scored, weights: Float[Tensor, "batch objective"]
@@ -258,14 +197,15 @@ class TrainingUtility:
         name, params = self.objective.scalarization, self.objective.params
         found = utility_gradient(name, at, _readable(scored), **params)
         counts = scored.valid & scored.counts[:, None]
-        return torch.where(counts, found * self.shares.to(found), torch.zeros_like(found))
+        factors = self.handling.utility_weight * self.shares.to(found)
+        return torch.where(counts, found * factors, torch.zeros_like(found))
 
     def _own(
         self, scored: Scored, rewards: Float[Tensor, "batch objective"]
     ) -> Float[Tensor, " batch"]:
         """The scalarisation of each row of rewards; 0 for a sample that counts nowhere."""
         function = utility(self.objective.scalarization, self.objective.params)
-        value = function(rewards, _readable(scored))
+        value = self.handling.utility_weight * function(rewards, _readable(scored))
         return torch.where(scored.counts, value, torch.zeros_like(value))
 
     def _in_tail(
@@ -288,17 +228,26 @@ class TrainingUtility:
             above = (scored.coefficients * (scored.rewards.detach() - usual) * scored.valid).sum(1)
         return value * tail_weights(above, scored.counts, scored.group, self.tail)
 
-    def _penalty(self, table: ObjectiveTable) -> Float[Tensor, " batch"]:
+    def _excess(self, table: ObjectiveTable) -> Float[Tensor, "batch constraint"]:
         if self.duals is None:
-            return torch.zeros(table.rewards.shape[0], device=table.rewards.device)
-        constraints = self.objective.constraints
-        return lagrangian_penalty(
-            table.costs,
+            return table.rewards.new_zeros(len(table.rewards), 0)
+        limits = self.limits()
+        values = [limit.values(table.costs[:, j]) for j, limit in enumerate(limits)]
+        return excesses(
+            torch.stack(values, dim=1),
             table.cost_valid,
-            torch.tensor([c.threshold for c in constraints]),
-            self.duals.multipliers,
-            [c.sense for c in constraints],
+            [limit.budget for limit in limits],
+            [limit.side for limit in limits],
         )
+
+    def _penalty(
+        self,
+        excess: Float[Tensor, "batch constraint"],
+        weights: Float[Tensor, "batch objective"],
+    ) -> Float[Tensor, " batch"]:
+        if self.duals is None:
+            return torch.zeros(len(excess), device=excess.device)
+        return weighed(excess, self.handling.dependence.at(self.duals.multipliers, weights))
 
 
 def _readable(scored: Scored) -> Float[Tensor, "batch objective"]:

@@ -16,7 +16,7 @@ from morl.diffusion.replay import Renoised, denoise, renoise_last_step, replay_n
 from morl.diffusion.rollout import Rollout
 from morl.training.collect import Collector, Draws, MicroStep, Parts
 from morl.training.data import TrainingBatch
-from morl.training.utility import Scored
+from morl.training.observation import Scored
 
 
 class RewardGradientCollector(Collector):

@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from morl.training.handling import Handling
 from morl.training.mean_rewards import MeanRewards
-from morl.training.utility import Observation, TrainingUtility
+from morl.training.observation import Observation
+from morl.training.utility import TrainingUtility
 from rewards.calibration import Calibration
 from rewards.constraints import DualAscent
 from rewards.evaluate import ObjectiveTable
+from rewards.multipliers import per_vertex
 from rewards.objective import Objective
 from rewards.panel import RewardTable
 
@@ -252,3 +255,44 @@ def test_the_tail_holds_the_worst_prompts_and_not_the_worst_weights() -> None:
     rewards = torch.tensor([[8.0, 0.0], [11.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
     scored = utility.score(table(rewards), weights)
     assert utility.utility(scored, weights).tolist() == [32.0, 0.0, 0.0, 0.0]
+
+
+def test_each_sample_pays_its_own_multiplier_also_when_it_is_relabelled() -> None:
+    duals = DualAscent(2)  # one a vertex
+    duals.multipliers = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    utility = TrainingUtility(
+        objective(subject_to=["contrast <= 0.3"]), UNIT, duals, Handling(per_vertex(2))
+    )
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    scored = utility.score(table(torch.zeros(2, 2), torch.full((2, 1), 0.5)), weights)
+    # excess 0.2; lambda = 1 and 2, and with the weight vectors exchanged 2 and 1
+    torch.testing.assert_close(scored.penalty, torch.tensor([0.2, 0.4]), atol=1e-6, rtol=0)
+    again = utility.rescored(scored, weights.flip(0))
+    torch.testing.assert_close(again.penalty, torch.tensor([0.4, 0.2]), atol=1e-6, rtol=0)
+
+
+def test_warm_up_measures_and_does_not_move() -> None:
+    handling = Handling(warmup=2)
+    bound = objective(subject_to=["contrast <= 0.3"])
+    utility = TrainingUtility(bound, UNIT, DualAscent(1), handling)
+    weights = torch.full((2, 2), 0.5)
+    seen = table(torch.zeros(2, 2), torch.full((2, 1), 0.5))
+    logged = [
+        utility.observe(Observation.of(seen, utility.score(seen, weights), weights))
+        for _ in range(3)
+    ]
+    assert [row["multiplier/contrast"] for row in logged] == pytest.approx([0.0, 0.0, 0.2])
+    assert logged[0]["violation/contrast"] == pytest.approx(0.2)
+
+
+def test_without_utility_only_the_constraints_are_followed() -> None:
+    duals = DualAscent(1)
+    duals.multipliers = torch.tensor([2.0], dtype=torch.float64)
+    bound = objective(subject_to=["contrast <= 0.3"])
+    for on in ("mean", "sample"):
+        utility = TrainingUtility(replace(bound, on=on), UNIT, duals, Handling(utility_weight=0.0))
+        weights = torch.full((2, 2), 0.5)
+        scored = utility.score(
+            table(torch.tensor([[5.0, 1.0], [2.0, 3.0]]), torch.tensor([[0.5], [0.1]])), weights
+        )
+        torch.testing.assert_close(utility.utility(scored, weights), -scored.penalty)

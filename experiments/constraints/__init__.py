@@ -1,0 +1,1 @@
+"""What a constraint costs, by how its multiplier is found."""

@@ -1,0 +1,130 @@
+"""Multipliers as functions of the weight vector: one for all, one a vertex, or a surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rewards.constraints import DualAscent, violation
+from rewards.controllers import PID, Controller, Fixed, NuPI
+from rewards.limits import Limit
+
+Rule = Literal["dual_ascent", "nupi", "pid", "augmented_lagrangian", "fixed"]
+NARROWNESS = 0.5
+"""Width of a radial basis function, in distances between neighbouring centres."""
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How multipliers depend on the weight vector: linearly in a few parameters.
+
+    lambda_j(w) = sum_m phi_m(w) theta_mj,  phi_m(w) >= 0,  sum_m phi_m(w) = 1
+
+    M: `parameters`; phi: `basis`, [B,K] -> [B,M]; theta in [0, cap]: the numbers [M x J] that a
+    `Controller` holds, constraints of one parameter beside each other. So lambda(w) lies between
+    the smallest and the largest theta, needs no further bound, reaches 0 where the constraint is
+    slack, and the dual problem in theta stays concave.
+    """
+
+    parameters: int
+    basis: Callable[[Tensor], Tensor]
+
+    def at(
+        self,
+        theta: Float[Tensor, " parameter"],
+        weights: Float[Tensor, "batch objective"],
+    ) -> Float[Tensor, "batch constraint"]:
+        """The multipliers of each sample, float64 and without gradient."""
+        return self._basis(weights) @ theta.view(self.parameters, -1)
+
+    def attributed(
+        self,
+        weights: Float[Tensor, "batch objective"],
+        costs: Float[Tensor, "batch constraint"],
+        valid: Bool[Tensor, "batch constraint"],
+        limits: Sequence[Limit],
+    ) -> Float[Tensor, " parameter"]:
+        """The violation that each theta answers for: M times the gradient of the Lagrangian.
+
+        e_mj = M mean_{i valid} phi_m(w_i) v_ij
+
+        v_ij: the excess of sample i. The chain rule gives phi_m(w_i); the factor M lets a rate
+        mean the same whatever M is: a violation that is equal at every weight vector moves
+        lambda(w) as it would move a single multiplier, where weight vectors fall evenly on the
+        basis. A constraint that applies to no sample has violation 0.
+        """
+        basis = self._basis(weights)
+        found = [
+            self.parameters * violation(values, valid[:, j], limit.budget, limit.side, shares)[0]
+            for shares in basis.T
+            for j, limit in enumerate(limits)
+            for values in (limit.values(costs[:, j]),)
+        ]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _basis(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch parameter"]:
+        return self.basis(weights.detach().cpu().double())
+
+
+def shared() -> Dependence:
+    """One multiplier a constraint, whatever the weight vector."""
+    return Dependence(1, lambda weights: torch.ones_like(weights[:, :1]))
+
+
+def per_vertex(objectives: int) -> Dependence:
+    """lambda(w) = sum_k w_k lambda_k: one multiplier for each objective alone, linear between."""
+    return Dependence(objectives, lambda weights: weights)
+
+
+def radial(centres: Float[Tensor, "centre objective"]) -> Dependence:
+    """An implicit lambda(w): normalised Gaussian bumps around weight vectors.
+
+    phi_m(w) = g_m / sum_n g_n,  g_m = exp(-|w - c_m|^2 / (2 s^2))
+
+    c: `centres` [M,K], M >= 2, all different; s: `NARROWNESS` times the distance of the two
+    nearest ones. Bends where `per_vertex` is straight; each theta sees fewer samples, so it is
+    noisier. Deterministic: nothing is drawn. Raises ValueError for centres that coincide.
+    """
+    at = centres.double()
+    width = NARROWNESS * float(torch.pdist(at).min()) if len(at) > 1 else 0.0
+    if not width > 0:
+        raise ValueError("`centres` must be at least two different weight vectors")
+
+    def basis(weights: Tensor) -> Tensor:
+        distance = (weights[:, None] - at).square().sum(dim=2)
+        return torch.softmax(-distance / (2 * width**2), dim=1)
+
+    return Dependence(len(at), basis)
+
+
+def controller(
+    rule: Rule,
+    count: int,
+    *,
+    rate: float,
+    proportional: float,
+    derivative: float,
+    ema: float,
+    cap: float,
+    start: float,
+) -> Controller:
+    """Build the rule that drives `count` multipliers; each takes the settings that it has.
+
+    rate: growth per update and unit of violation (the integral gain).
+    """
+    match rule:
+        case "dual_ascent":
+            return DualAscent(count, rate, ema, cap, start)
+        case "nupi":
+            return NuPI(count, rate, proportional, ema, cap, start)
+        case "pid":
+            return PID(count, rate, proportional, derivative, ema, cap, start)
+        case "augmented_lagrangian":
+            return PID(count, rate, proportional, 0.0, ema, cap, start)
+        case "fixed":
+            return Fixed(count, start, cap)
