@@ -36,9 +36,15 @@ LISTED = 5
 
 
 def refuse_bad_file(file: Path) -> None:
-    """Raise IntegrityError for a pickle, told by its content, and for a file that is not whole."""
+    """Refuse a pickle, told by its content, a file that is not whole, and a misleading name.
+
+    Raises IntegrityError, and DataError for a safetensors file of another suffix, which diffusers
+    would open as a pickle.
+    """
     refuse_pickle(file)
     refuse_bad_safetensors(file)
+    if file.suffix != ".safetensors":
+        raise DataError(f"{file}: holds safetensors; rename it to {file.stem}.safetensors")
 
 
 def configuration_of(file: Path, config: str | None, revision: str | None) -> Path:

@@ -98,6 +98,12 @@ def test_a_pickle_is_refused_by_content(tmp_path, sd) -> None:
             load_pipeline(str(tmp_path / name), config=str(sd[1]))
 
 
+def test_safetensors_under_another_name(sd) -> None:
+    other = sd[0].rename(sd[0].with_suffix(".ckpt"))
+    with pytest.raises(DataError, match=r"model.ckpt: holds safetensors; rename it to model.safe"):
+        load_pipeline(str(other), config=str(sd[1]))
+
+
 def test_a_truncated_file_is_refused(sd) -> None:
     file, config = sd
     file.write_bytes(file.read_bytes()[:-100])
