@@ -43,9 +43,9 @@ def load_pipeline(
     Hub id that describes a single file (then `revision` is of that id); quantize: the denoiser of a
     folder or Hub id to 8 or 4 bits. A scheduler that is neither DDIM nor flow matching is replaced
     by DDIM with trailing timesteps. There is no safety checker: safety is a reward or a constraint
-    here. Raises DataError if the model cannot be had,
-    IntegrityError for pickled or damaged weights, PipelineError for an unsupported class,
-    ConfigError for a quantisation that is not installed or not possible.
+    here. Raises DataError if the model cannot be had, IntegrityError for pickled or damaged
+    weights, PipelineError for an unsupported class, ConfigError for a quantisation that is not
+    installed or not possible.
     """
     file = Path(model) if model != "shapes" and Path(model).is_file() else None
     if file is not None:

@@ -24,7 +24,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from morl.diffusion.weight_files import first_line, refuse_bad_safetensors, refuse_pickle
 from morl.errors import DataError, IntegrityError
@@ -36,9 +36,15 @@ LISTED = 5
 
 
 def refuse_bad_file(file: Path) -> None:
-    """Raise IntegrityError for a pickle, told by its content, and for a file that is not whole."""
+    """Refuse a pickle, told by its content, a file that is not whole, and a misleading name.
+
+    Raises IntegrityError, and DataError for a safetensors file of another suffix, which diffusers
+    would open as a pickle.
+    """
     refuse_pickle(file)
     refuse_bad_safetensors(file)
+    if file.suffix != ".safetensors":
+        raise DataError(f"{file}: holds safetensors; rename it to {file.stem}.safetensors")
 
 
 def configuration_of(file: Path, config: str | None, revision: str | None) -> Path:
@@ -87,7 +93,9 @@ def load_single_file(
             given["vae"] = autoencoder.from_single_file(
                 str(file), subfolder="vae", torch_dtype=torch.float32, **options
             )
-        return pipeline.from_single_file(str(file), torch_dtype=dtype, **options, **given)
+        pipe: DiffusionPipeline = pipeline.from_single_file(
+            str(file), torch_dtype=dtype, **options, **given
+        )
     except (SingleFileComponentError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{file} does not hold the {index['_class_name']} that {folder} describes "
@@ -95,11 +103,17 @@ def load_single_file(
             "it was made from"
         ) from error
     except NotImplementedError as error:  # a parameter without values was moved
-        missing = _missing(file, folder, index)
-        raise IntegrityError(
-            f"{file} lacks {len(missing)} tensors, such as {', '.join(missing[:LISTED])}; download "
-            "it again, or give the base.config of the model it was made from"
-        ) from error
+        raise _lacking(file, _unfilled(file, folder, index)) from error
+    empty = [
+        f"{part}.{name}"
+        for part, network in pipe.components.items()
+        if isinstance(network, nn.Module)
+        for name, parameter in network.named_parameters()
+        if parameter.is_meta
+    ]
+    if empty:  # a text encoder is not moved
+        raise _lacking(file, empty)
+    return pipe
 
 
 def _from_folder(
@@ -128,7 +142,14 @@ def _from_folder(
     return found
 
 
-def _missing(file: Path, folder: Path, index: dict[str, Any]) -> list[str]:
+def _lacking(file: Path, names: list[str]) -> IntegrityError:
+    return IntegrityError(
+        f"{file} lacks {len(names)} tensors, such as {', '.join(names[:LISTED])}; download it "
+        "again, or give the base.config of the model it was made from"
+    )
+
+
+def _unfilled(file: Path, folder: Path, index: dict[str, Any]) -> list[str]:
     """Parameters of denoiser and autoencoder that no tensor of the file is for."""
     missing = []
     for part in index.keys() & {"unet", "transformer", "vae"}:

@@ -98,6 +98,12 @@ def test_a_pickle_is_refused_by_content(tmp_path, sd) -> None:
             load_pipeline(str(tmp_path / name), config=str(sd[1]))
 
 
+def test_safetensors_under_another_name(sd) -> None:
+    other = sd[0].rename(sd[0].with_suffix(".ckpt"))
+    with pytest.raises(DataError, match=r"model.ckpt: holds safetensors; rename it to model.safe"):
+        load_pipeline(str(other), config=str(sd[1]))
+
+
 def test_a_truncated_file_is_refused(sd) -> None:
     file, config = sd
     file.write_bytes(file.read_bytes()[:-100])
@@ -105,12 +111,18 @@ def test_a_truncated_file_is_refused(sd) -> None:
         load_pipeline(str(file), config=str(config))
 
 
-def test_missing_tensors_are_named(sd, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("middle_block.1.norm", r"lacks 2 tensors, such as unet.mid_block.attentions.0"),
+        ("decoder.norm_out.bias", r"lacks 1 tensors, such as vae.decoder.conv_norm_out.bias"),
+        ("text_model.final_layer_norm.weight", r"lacks 1 tensors, such as text_encoder.*final_la"),
+    ],
+)
+def test_missing_tensors_are_named(without, said, sd, tmp_path) -> None:
     pipe = tiny_pipelines.build("sd")
-    file = write_single_file(pipe, tmp_path / "less.safetensors", without="middle_block.1.norm")
-    with pytest.raises(
-        IntegrityError, match=r"lacks 2 tensors, such as unet.mid_block.attentions.0"
-    ):
+    file = write_single_file(pipe, tmp_path / "less.safetensors", without)
+    with pytest.raises(IntegrityError, match=said):
         load_pipeline(str(file), config=str(sd[1]))
 
 
