@@ -90,8 +90,8 @@ def objective_problems(objective: Objective) -> Iterator[str]:
     for name, rule in objective.applies.items():
         if name not in objective.names:
             yield f"applies.{name}: no such objective; {nearest(name, objective.names)}"
-        if problem := rule_problem(rule):
-            yield f"applies.{name}: {problem}"
+        if broken := rule_problem(rule):
+            yield f"applies.{name}: {broken}"
     targets: dict[str, object] = {}
     for node in _named(objective.expressions):
         known = targets.setdefault(node.name, node.target)
