@@ -175,9 +175,7 @@ class Objective:
         lines = ["maximize"]
         lines += [f"  {name:{width}} = {expression}" for name, expression in self.maximized]
         if self.constraints:
-            plain = [str(c.expression) == c.measured for c in self.constraints]
-            stated = zip(plain, self.constraints, strict=True)
-            lines += ["subject to", *(f"  {'mean ' * is_plain}{c}" for is_plain, c in stated)]
+            lines += ["subject to", *(f"  {constraint.stated}" for constraint in self.constraints)]
         params = "".join(f", {key}={value:g}" for key, value in self.params.items())
         lines.append(f"by {self.scalarization}(on={self.on!r}{params})")
         if self.pessimism:
