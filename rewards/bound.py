@@ -89,6 +89,12 @@ class Constraint:
         return f"{name}({self.expression}{level}{where})"
 
     @property
+    def stated(self) -> str:
+        """The whole constraint, with the mean named where the text leaves it out."""
+        plain = self.quantile is None and self.where is None
+        return f"mean {self}" if plain else str(self)
+
+    @property
     def bound(self) -> str:
         """What it is compared with, as text."""
         if self.baseline:

@@ -49,26 +49,38 @@ class Dependence:
         valid: Bool[Tensor, "batch constraint"],
         limits: Sequence[Limit],
     ) -> Float[Tensor, " parameter"]:
-        """The violation that each theta answers for: M times the gradient of the Lagrangian.
+        """The violation that each theta answers for: that of the samples near it.
 
-        e_mj = M mean_{i valid} phi_m(w_i) v_ij
+        e_mj = sum_{i valid} phi_m(w_i) v_ij / sum_{i valid} phi_m(w_i)
 
-        v_ij: the excess of sample i. The chain rule gives phi_m(w_i); the factor M lets a rate
-        mean the same whatever M is: a violation that is equal at every weight vector moves
-        lambda(w) as it would move a single multiplier, where weight vectors fall evenly on the
-        basis. A constraint that applies to no sample has violation 0.
+        v_ij: the excess of sample i. The numerator is what the chain rule gives, the gradient of
+        the Lagrangian; divided by the share of samples it is a mean violation. It vanishes at the
+        same theta, a rate means the same as for a single multiplier, and how many samples a batch
+        happens to have near m does not look like a change of the violation, which nuPI and PID
+        would answer to. A constraint that applies to no sample has violation 0.
         """
         basis = self._basis(weights)
         found = [
-            self.parameters * violation(values, valid[:, j], limit.budget, limit.side, shares)[0]
+            _near(limit.values(costs[:, j]), valid[:, j], limit, shares)
             for shares in basis.T
             for j, limit in enumerate(limits)
-            for values in (limit.values(costs[:, j]),)
         ]
         return torch.tensor(found, dtype=torch.float64)
 
     def _basis(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch parameter"]:
         return self.basis(weights.detach().cpu().double())
+
+
+def _near(
+    values: Float[Tensor, " batch"],
+    valid: Bool[Tensor, " batch"],
+    limit: Limit,
+    shares: Float[Tensor, " batch"],
+) -> float:
+    """Mean violation, each sample by its share."""
+    total = float(shares.to(valid.device)[valid].mean()) if valid.any() else 0.0
+    amount, _ = violation(values, valid, limit.budget, limit.side, shares)
+    return amount / total if total else 0.0
 
 
 def shared() -> Dependence:

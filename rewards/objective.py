@@ -231,9 +231,7 @@ class Objective:
             rule = f"  where {self.applies[name]}" if name in self.applies else ""
             lines.append(f"  {name:{width}} = {expression}{rule}")
         if self.constraints:
-            plain = [str(c.expression) == c.measured for c in self.constraints]
-            stated = zip(plain, self.constraints, strict=True)
-            lines += ["subject to", *(f"  {'mean ' * is_plain}{c}" for is_plain, c in stated)]
+            lines += ["subject to", *(f"  {constraint.stated}" for constraint in self.constraints)]
         params = "".join(f", {key}={value:g}" for key, value in self.params.items())
         lines.append(f"by {self.scalarization}(on={self.on!r}{params})")
         if self.pessimism:
