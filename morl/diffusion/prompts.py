@@ -145,8 +145,10 @@ def _limits(pipe: DiffusionPipeline) -> Iterator[tuple[str, tuple[Any, int]]]:
     for name, tokenizer in pipe.components.items():
         if name.startswith("tokenizer") and tokenizer is not None:
             # Pipelines choose a length for T5 and the like; CLIP's is its table of positions.
-            fixed = asked is None or isinstance(tokenizer, CLIPTokenizer)
-            yield name, (tokenizer, tokenizer.model_max_length if fixed else asked.default)
+            if asked is None or isinstance(tokenizer, CLIPTokenizer):
+                yield name, (tokenizer, tokenizer.model_max_length)
+            else:
+                yield name, (tokenizer, asked.default)
 
 
 @contextmanager
