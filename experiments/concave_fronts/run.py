@@ -19,7 +19,7 @@ from morl.weights import das_dennis
 from rewards.scalarization import Utility, utility
 
 RESULTS = Path(__file__).parent / "results.json"
-STEPS = 4000
+STEPS = 1500
 PARTITIONS = {2: 20, 3: 10}
 SCORES: dict[str, Utility] = {
     "linear": utility("linear"),
