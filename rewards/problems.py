@@ -73,8 +73,8 @@ def objective_problems(objective: Objective) -> Iterator[str]:
     for name, rule in objective.applies.items():
         if name not in objective.names:
             yield f"applies.{name}: no such objective; {nearest(name, objective.names)}"
-        if problem := rule_problem(rule):
-            yield f"applies.{name}: {problem}"
+        if wrong := rule_problem(rule):
+            yield f"applies.{name}: {wrong}"
     targets: dict[str, object] = {}
     for leaf in _leaves(objective.expressions):
         known = targets.setdefault(leaf.name, leaf.target)
