@@ -32,7 +32,10 @@ def main() -> None:
 def stored(folder: Path) -> dict[str, Runs]:
     """All arms with results, by name; raises DataError for cells that do not fit together."""
     names = [kind(n, scale) for n in NORMALIZATIONS for scale in SCALES]
-    found: dict[str, Runs] = {n: runs for n in names if (runs := read_cells(folder, n))}
+    found: dict[str, Runs] = {}
+    for name in names:
+        if runs := read_cells(folder, name):
+            found[name] = runs
     cells = {f"{name}-{seed}": cell for name, runs in found.items() for seed, cell in runs.items()}
     if not cells:
         raise DataError(f"{folder}: no results yet; run python -m experiments.units.run")
