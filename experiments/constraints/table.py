@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,8 @@ def stored(folder: Path = RESULTS) -> Study:
     seeds = tuple(sorted(set.intersection(*(set(runs) for runs in cells.values()))))
     if not seeds:
         raise DataError("the methods share no seed, so nothing can be paired")
-    runs = [cells[method][seed] for method in cells for seed in seeds]
-    require_same_questions([Front.from_dict(run["fronts"]["gold"]) for run in runs])
+    compared = [cells[method][seed] for method in cells for seed in seeds]
+    require_same_questions([Front.from_dict(run["fronts"]["gold"]) for run in compared])
     return Study(cells, seeds)
 
 
@@ -93,13 +94,13 @@ def comparison(study: Study, replicates: int = REPLICATES) -> str:
     ]
     for method in methods:
         statistics: list[Callable[[Points], float]] = [
-            lambda p, m=method: float(p.violation(m).mean()),
-            lambda p, m=method: float(p.violation(m).max()),
-            lambda p, m=method: float(p.utility(m).mean()),
-            lambda p, m=method: p.above_curve(m),
+            partial(Points.mean_violation, method=method),
+            partial(Points.worst_violation, method=method),
+            partial(Points.mean_utility, method=method),
+            partial(Points.above_curve, method=method),
         ]
         if slack:
-            statistics.append(lambda p, m=method: p.lost(m, slack))
+            statistics.append(partial(Points.lost, method=method, rows=slack))
         numbers = [_number(samples, statistic, study, drawn, front) for statistic in statistics]
         cells = [shown(number) for number in numbers] + [""] * (5 - len(numbers))
         ways = [way(study.cells[method][seed]["trace"]) for seed in study.seeds]
@@ -132,6 +133,15 @@ class Points:
         rewards = self.front.constants.normalise(self._of(method)[:, :-1])
         return np.asarray((rewards * self.front.weights).sum(axis=1))
 
+    def mean_violation(self, method: str) -> float:
+        return float(self.violation(method).mean())
+
+    def worst_violation(self, method: str) -> float:
+        return float(self.violation(method).max())
+
+    def mean_utility(self, method: str) -> float:
+        return float(self.utility(method).mean())
+
     def above_curve(self, method: str) -> float:
         """Utility minus that of fixed penalties, interpolated at this mean violation.
 
@@ -139,10 +149,10 @@ class Points:
         than by how far it is beyond.
         """
         fixed = (UNCONSTRAINED, *PENALTIES)
-        curve = sorted((self.violation(m).mean(), self.utility(m).mean()) for m in fixed)
+        curve = sorted((self.mean_violation(m), self.mean_utility(m)) for m in fixed)
         at, height = zip(*curve, strict=True)
-        own = self.violation(method).mean()
-        return float(self.utility(method).mean() - np.interp(own, at, height))
+        own = self.mean_violation(method)
+        return self.mean_utility(method) - float(np.interp(own, at, height))
 
     def lost(self, method: str, rows: Sequence[int]) -> float:
         """Utility minus the unconstrained adapter's, mean over some weight vectors."""
