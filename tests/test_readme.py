@@ -1,4 +1,4 @@
-"""The README does what it says: its code runs, its configurations check, its commands parse."""
+"""The READMEs do what they say: code runs, configurations check, commands parse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from morl.cli.main import build_parser, main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (ROOT / "README.md", ROOT / "rewards" / "README.md")
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SHOWN_ONLY = "notest"  # needs a trained run; it is compiled, and the slider's own tests run it
 
 
@@ -37,7 +38,7 @@ class Block:
 def blocks(*languages: str) -> list[Block]:
     fences = re.finditer(
         r"(?:^<!-- (?P<comment>\S+) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
-        README,
+        TEXT,
         re.MULTILINE | re.DOTALL,
     )
     found = [Block(m["language"], m["text"], m["comment"] or "") for m in fences]
@@ -105,7 +106,8 @@ def test_each_line_that_continuous_integration_runs_is_one_line(marker):
     assert len(block.text.splitlines()) == 1
 
 
-def test_links_to_files_lead_somewhere():
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
-    missing = [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_links_to_files_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []

@@ -2,11 +2,11 @@
 
 from morl.config.check import check, require
 from morl.config.load import load_config, recipe_names
+from morl.config.objective_settings import ObjectiveConfig
 from morl.config.tree import (
     BaseConfig,
     Config,
     EvaluationConfig,
-    ObjectiveConfig,
     PromptsConfig,
     TrainingConfig,
     WeightsConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from morl.config.tree import ObjectiveConfig
+from morl.config.objective_settings import ObjectiveConfig
 from morl.prompts import records
 from rewards import encoder_settings, instruments, judge_settings
 from rewards.checkpoints import CHECKPOINTS
