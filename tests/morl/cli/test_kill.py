@@ -15,6 +15,7 @@ from morl.training.run import RunDirectory
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 TIMES = {"seconds", "images_per_second"}
+pytestmark = pytest.mark.xdist_group("kill")  # the runs are made once
 
 
 @pytest.fixture(scope="module")
