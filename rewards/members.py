@@ -55,19 +55,20 @@ def aggregate(
         )
     z = (members - base_mean) / base_std
     std = (z.var(dim=1) + VARIANCE_FLOOR).sqrt()
-    if how == "mean":
-        combined = z.mean(dim=1)
-    elif how == "min":
-        combined = z.amin(dim=1) if direction > 0 else z.amax(dim=1)
-    elif how == "mean-std":
-        combined = z.mean(dim=1) - direction * std
-    elif how == "uwo":
-        combined = z.mean(dim=1) - direction * UWO_PENALTY * z.var(dim=1)
-    elif how == "soft-min":
-        worst = torch.logsumexp(-direction * z / SOFT_MIN_TEMPERATURE, dim=1)
-        combined = -direction * SOFT_MIN_TEMPERATURE * (worst - math.log(z.shape[1]))
-    else:
-        raise ValueError(f"unknown `how` {how!r}; {nearest(how, AGGREGATES)}")
+    match how:
+        case "mean":
+            combined = z.mean(dim=1)
+        case "min":
+            combined = z.amin(dim=1) if direction > 0 else z.amax(dim=1)
+        case "mean-std":
+            combined = z.mean(dim=1) - direction * std
+        case "uwo":
+            combined = z.mean(dim=1) - direction * UWO_PENALTY * z.var(dim=1)
+        case "soft-min":
+            worst = torch.logsumexp(-direction * z / SOFT_MIN_TEMPERATURE, dim=1)
+            combined = -direction * SOFT_MIN_TEMPERATURE * (worst - math.log(z.shape[1]))
+        case _:
+            raise ValueError(f"unknown `how` {how!r}; {nearest(how, AGGREGATES)}")
     return base_mean.mean() + base_std.mean() * combined, base_std.mean() * std
 
 
