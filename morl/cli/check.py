@@ -24,7 +24,8 @@ At each weight vector, images of held-out prompts are drawn with prompts and noi
 a constraint passes if its one-sided bound at --confidence keeps the threshold: Clopper-Pearson for
 values that are 0 or 1 and for --event; for other values in a declared range a betting bound (arXiv
 2010.09686), which holds at every number of images and whatever the shape of the values; Student's t
-where no range is declared. Any reward may be named. One that trained judges its own
+where no range is declared. quantile(x, 0.95) <= d holds where at most 5 % of the images lie above
+d, which is judged as a rate. Any reward may be named. One that trained judges its own
 pupil: name a held-out measure (gold) where there is one. Images of prompts to which a constraint
 does not apply are left out.
 

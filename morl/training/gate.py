@@ -57,7 +57,17 @@ class Terms:
             problems.append(f"--confidence: must lie between 0 and 1; got {self.confidence:g}")
         if self.images < 2:
             problems.append(f"--images: must be at least 2; got {self.images}")
+        problems += [
+            f"--constraint: {c}: baseline() is what a run measured at its start; write a number"
+            for c in found
+            if c.baseline
+        ]
         if self.event is not None:
+            problems += [
+                f"--event: {c} bounds the share beyond its own threshold already"
+                for c in found
+                if c.quantile is not None
+            ]
             problems += [
                 f"--constraint: {c} bounds a share of images, as --event is given, so its "
                 "threshold must lie between 0 and 1"
@@ -186,5 +196,18 @@ def _judged(
             f"{constraint}: takes values {float(values.min()):g} .. {float(values.max()):g}, out "
             f"of its declared range {low:g} .. {high:g}; correct the range, or write clip(...)"
         )
+    seen = values.double().clamp(low, high)
+    if constraint.quantile is not None:
+        return _share_beyond(seen, constraint, constraint.quantile, level)
     limit = Limit(constraint.threshold, constraint.sense == "<=", low, high, terms.event)
-    return verdict(values.double().clamp(low, high).numpy(), limit, level)
+    return verdict(seen.numpy(), limit, level)
+
+
+def _share_beyond(
+    values: Float[Tensor, " image"], constraint: Constraint, quantile: float, level: float
+) -> Verdict:
+    """A quantile lies within its bound exactly where few enough images lie beyond it."""
+    sign = 1.0 if constraint.sense == "<=" else -1.0
+    share = 1 - quantile if sign > 0 else quantile
+    limit = Limit(share, upper=True, event=sign * constraint.threshold)
+    return verdict((sign * values).numpy(), limit, level)

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from morl.cli.main import main
 from morl.config import load_config
 from morl.errors import ConfigError, DataError
 from morl.training import assemble as assemble_module
 from morl.training.evaluate import drawn_anew, trained
-from morl.training.gate import Terms, check_run, located
+from morl.training.gate import Terms, _judged, check_run, located
 from morl.training.session import train
 from rewards.errors import ExpressionError
+from rewards.parse import parse_constraint
 from rewards.reward import Scores
 from rewards.shapes.gold import GoldUnsafe
 
@@ -89,6 +91,24 @@ def test_every_weight_vector_has_prompts_and_noise_of_its_own(run) -> None:
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("text", "beyond"),
+    [
+        ("quantile(brightness, 0.9) <= 0.5", lambda x: x > 0.5),
+        ("quantile(brightness, 0.1) >= 0.3", lambda x: x < 0.3),
+    ],
+)
+def test_a_quantile_is_judged_by_the_share_beyond_its_bound(text, beyond) -> None:
+    constraint = parse_constraint(text)
+    values = torch.cat([torch.full((3,), 0.2), torch.full((190,), 0.4), torch.full((7,), 0.8)])
+    found = _judged(values, constraint, Terms((text,)), 0.95)
+    events = int(beyond(values).sum())
+    assert (found.events, found.count, found.method) == (events, 200, "exact")
+    # 7 of 200: Clopper-Pearson's 95 % bound is 0.0647; at most a tenth may lie beyond
+    assert found.bound == pytest.approx(binomtest(events, 200).proportion_ci(0.9).high, abs=1e-9)
+    assert found.holds
+
+
 def test_an_adapter_file_of_the_run_is_judged_and_a_strange_one_refused(run, tmp_path) -> None:
     assert located(run / "adapter.safetensors")[0].path == run.absolute()
     stranger = tmp_path / "a" / "b" / "adapter.safetensors"
@@ -107,6 +127,11 @@ def test_an_adapter_file_of_the_run_is_judged_and_a_strange_one_refused(run, tmp
         (Terms(("brightness <= 0.1",), confidence=95), "--confidence: must lie between 0 and 1"),
         (Terms(("brightness <= 0.1",), images=1), "--images: must be at least 2"),
         (Terms(("saturation - 1 <= -0.5",), event=0.5), "bounds a share of images"),
+        (Terms(("saturation <= baseline() + 0.1",)), "write a number"),
+        (
+            Terms(("quantile(saturation, 0.9) <= 0.5",), event=0.5),
+            "bounds the share beyond its own",
+        ),
     ],
 )
 def test_bad_terms_are_named_before_anything_loads(terms, message) -> None:
