@@ -1,4 +1,4 @@
-"""Multipliers that measured violations drive, with a memory of the error: nuPI and PID."""
+"""What drives multipliers by measured violations: dual ascent, nuPI and PID, or nothing."""
 
 from __future__ import annotations
 
@@ -75,6 +75,45 @@ class Fixed(Controller):
     def capped(self) -> Bool[Tensor, " constraint"]:
         """None: whatever they are, they say nothing of the constraint."""
         return torch.zeros(len(self.multipliers), dtype=torch.bool)
+
+
+class DualAscent(Controller):
+    """Multipliers that grow while their constraint is violated, and shrink while it is slack.
+
+    e_t = ema e_{t-1} + (1 - ema) v_t,  e_0 = 0;  lambda_t = clip(lambda_{t-1} + rate e_t, 0, cap)
+
+    v_t: measured violations [J] in raw units; rate: `learning_rate` > 0, per update and unit of
+    violation; `ema` in [0, 1) smooths, and its start at 0 warms up; `cap` > 0: a multiplier that
+    stays there says that the constraint cannot be met; `start` in [0, cap]: the multiplier before
+    the first update. It overshoots: at the moment a violation is met, lambda is at its largest.
+    The state is two float64 tensors, kept in checkpoints. Raises ValueError for settings out of
+    range.
+    Source: dual ascent as in Khalafi et al., repository constrained_comp_align, whose rate is 1.
+    """
+
+    kept = ("multipliers", "error")
+
+    def __init__(
+        self,
+        constraints: int,
+        learning_rate: float = 1.0,
+        ema: float = 0.0,
+        cap: float = 100.0,
+        start: float = 0.0,
+    ) -> None:
+        if constraints < 1 or not learning_rate > 0 or not 0 <= ema < 1 or not cap > 0:
+            raise ValueError(
+                "dual ascent needs constraints >= 1, learning_rate > 0, 0 <= ema < 1, cap > 0; "
+                f"got {constraints}, {learning_rate}, {ema}, {cap}"
+            )
+        super().__init__(constraints, cap, start)
+        self.learning_rate = learning_rate
+        self.ema = ema
+        self.error = torch.zeros(constraints, dtype=torch.float64)
+
+    def _follow(self, measured: Float[Tensor, " constraint"]) -> None:
+        self.error = self.ema * self.error + (1 - self.ema) * measured
+        self.multipliers = (self.multipliers + self.learning_rate * self.error).clamp(0, self.cap)
 
 
 class NuPI(Controller):

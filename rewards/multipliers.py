@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rewards.constraints import DualAscent, violation
-from rewards.controllers import PID, Controller, Fixed, NuPI
+from rewards.constraints import violation
+from rewards.controllers import PID, Controller, DualAscent, Fixed, NuPI
 from rewards.limits import Limit
 
 Rule = Literal["dual_ascent", "nupi", "pid", "augmented_lagrangian", "fixed"]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent, exceedances, lagrangian_penalty, violation
-from rewards.controllers import PID, Controller, NuPI
+from rewards.constraints import exceedances, lagrangian_penalty, violation
+from rewards.controllers import PID, Controller, DualAscent, NuPI
 from rewards.facts_table import FACTS
 from rewards.judge_settings import JudgeSettings
 from rewards.members import aggregate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
-from experiments.interleaved import paired_ratio, seconds
+from experiments.interleaved import paired_ratio
+from experiments.step_timer import StepTimer
 from morl.config import load_config
 from morl.prompts import load_prompts
 from morl.training.assemble import Assembly, assemble, fit_calibration
@@ -49,10 +48,17 @@ def measured(recipe: str, pairs: int, overrides: Sequence[str]) -> dict[str, Any
     parts = assemble(config)
     prompts = load_prompts(config.prompts.train, "train", config.training.seed)
     module = build_module(parts, prompts, fit_calibration(parts, prompts, config.training.seed))
-    timer = _Timer(parts, module)
+    scores = random_scores(parts)
+
+    def compose_often() -> None:
+        for _ in range(CALLS):
+            compose(parts, module, scores)
+
+    timer = StepTimer(compose_often)
     with TemporaryDirectory() as logs:
         fit(config, module, [timer], Path(logs))
-    return paired_ratio(timer.composing[1:], timer.steps[1:])
+    composing = [time / CALLS for time in timer.others[1:]]
+    return paired_ratio(composing, timer.steps[1:])
 
 
 def compose(parts: Assembly, module: AlignmentModule, raw: RewardTable) -> None:
@@ -72,40 +78,13 @@ def compose(parts: Assembly, module: AlignmentModule, raw: RewardTable) -> None:
     module.utility.observe(seen)
 
 
-class _Timer(Callback):
-    """Times every step, and the composition of as many scores after it."""
-
-    def __init__(self, parts: Assembly, module: AlignmentModule) -> None:
-        self.steps: list[float] = []
-        self.composing: list[float] = []
-        self._parts, self._module = parts, module
-        names = parts.bound.leaves
-        count = parts.config.training.batch_size
-        values = torch.rand(count, len(names), generator=torch.Generator().manual_seed(0))
-        values = values.to(parts.adapter.parameters()[0].device)
-        self._scores = RewardTable(values, torch.ones_like(values).bool(), 0.1 * values, names)
-        self._start = 0.0
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        self.steps.append(time.perf_counter() - self._start)
-        with torch.enable_grad():
-            self.composing.append(seconds(self._compose_often) / CALLS)
-
-    def _compose_often(self) -> None:
-        for _ in range(CALLS):
-            compose(self._parts, self._module, self._scores)
+def random_scores(parts: Assembly) -> RewardTable:
+    """As many scores as a step has."""
+    names = parts.bound.leaves
+    count = parts.config.training.batch_size
+    values = torch.rand(count, len(names), generator=torch.Generator().manual_seed(0))
+    values = values.to(parts.adapter.parameters()[0].device)
+    return RewardTable(values, torch.ones_like(values).bool(), 0.1 * values, names)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from experiments.interleaved import paired_ratio, seconds, timed_pairs
+from experiments.interleaved import paired_ratio, timed_pairs
+from experiments.step_timer import StepTimer
 from morl.config import load_config
 from morl.diffusion.families import decode
 from morl.diffusion.loading import load_pipeline
@@ -91,7 +90,7 @@ def iteration_ratio(name: str, model: str, pairs: int) -> dict[str, Any]:
     prompts = load_prompts("shapes", "train", 0)
     module = build_module(parts, prompts, fit_calibration(parts, prompts, 0))
     bare = Bare(parts, model)
-    timer = _Timer(lambda: floor(name, bare, parts, prompts))
+    timer = StepTimer(lambda: floor(name, bare, parts, prompts))
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -103,7 +102,7 @@ def iteration_ratio(name: str, model: str, pairs: int) -> dict[str, Any]:
     )
     steps: Any = range(pairs + 1)
     trainer.fit(module, torch.utils.data.DataLoader(steps, batch_size=None))
-    return paired_ratio(timer.toolkit[1:], timer.floor[1:])
+    return paired_ratio(timer.steps[1:], timer.others[1:])
 
 
 def floor(name: str, bare: Bare, parts: Assembly, prompts: list[str]) -> None:
@@ -152,33 +151,6 @@ def replay_ratio(model: str, pairs: int) -> dict[str, Any]:
         replay_noise_pred(parts.pipe, parts.family, rollout, 5, bind=bind).mean().backward()
 
     return paired_ratio(*timed_pairs(replay, lambda: bare.forward().mean().backward(), pairs))
-
-
-class _Timer(Callback):
-    """Times every step of the toolkit, and the floor after it."""
-
-    def __init__(self, floor_step: Callable[[], None]) -> None:
-        self.toolkit: list[float] = []
-        self.floor: list[float] = []
-        self._floor_step = floor_step
-        self._start = 0.0
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        self.toolkit.append(time.perf_counter() - self._start)
-        with torch.enable_grad():
-            self.floor.append(seconds(self._floor_step))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ class AdapterEMA:
         """Return the average, under the adapter's own names."""
         return dict(self._average)
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of the average, which later updates leave alone."""
+        return {name: value.clone() for name, value in self._average.items()}
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the average; raises IntegrityError unless names and shapes are the same."""
         own = {name: value.shape for name, value in self._average.items()}

@@ -49,8 +49,7 @@ class BestFeasible:
         if feasibility is None:
             return
         if feasibility.improved:
-            adapter = {n: value.clone() for n, value in self.module.ema.state_dict().items()}
-            self._kept = adapter, feasibility.best()
+            self._kept = self.module.ema.snapshot(), feasibility.best()
         stuck = feasibility.newly_stuck()
         step = feasibility.best_step
         kept = f"the best feasible step so far is {step}" if step else "no step was feasible so far"

@@ -18,6 +18,7 @@ from morl.prompts import records
 from morl.randomness import generator
 from morl.training.assemble import Assembly
 from morl.training.device import choose_device
+from morl.training.judge import drawn_images
 from morl.training.metrics import MetricsLog
 from morl.training.module import AlignmentModule
 from morl.training.run import GUARD_FILE, RunDirectory
@@ -54,42 +55,27 @@ class Probe:
 
     def base(self) -> View:
         """The base model's images; also what held-out expressions need to know of them."""
-        images = self._images(None)
-        if self.held_out is not None:
-            self.held_out.fit([self.held_out.panel(self._batch(images))])
-        return self._view(images)
+        return self._view(None, fit=True)
 
     def look(self) -> Look:
         """The adapter's images as it is now."""
         names = self.parts.config.names
         labels = tuple(_label(row, names) for row in self.weights.tolist())
-        views = tuple(self._view(self._images(row)) for row in self.weights)
-        return Look(self.weights, labels, views)
+        return Look(self.weights, labels, tuple(self._view(row) for row in self.weights))
 
-    def _images(self, weights: Tensor | None) -> Tensor:
-        size = self.parts.config.training.batch_size
-        rows = torch.zeros(len(self.parts.config.names)) if weights is None else weights
-        images = []
-        for start in range(0, len(self.asked), size):
-            asked = self.asked[start : start + size]
-            final = self.parts.sampler.sample(
-                asked,
-                rows.expand(len(asked), -1),
-                self.noise[start : start + size],
-                reference=weights is None,
-            )
-            images.append(self.parts.sampler.decode(final))
-        return torch.cat(images)
-
-    def _batch(self, images: Tensor) -> ImageBatch:
+    def _view(self, weights: Tensor | None, *, fit: bool = False) -> View:
+        drawn = drawn_images(self.parts, self.asked, weights, self.noise)
+        images = torch.cat([part for _, part in drawn])
         group = [i // self.per_prompt for i in range(len(self.asked))]
-        return ImageBatch(images, self.asked, records(self.asked), group)
-
-    def _view(self, images: Tensor) -> View:
-        batch = self._batch(images)
+        batch = ImageBatch(images, self.asked, records(self.asked), group)
+        held = None
         with self.parts.ledger.phase("score"):
             proxy = self.proxy(batch)
-            held = None if self.held_out is None else self.held_out(batch)
+            if self.held_out is not None:
+                raw = self.held_out.panel(batch)
+                if fit:
+                    self.held_out.fit([raw])
+                held = self.held_out.table(raw)
         return View(
             proxy.rewards.cpu(),
             proxy.reward_valid.cpu(),
@@ -119,7 +105,7 @@ class Guard(Callback):
         self.book = MetricsLog(run.path / GUARD_FILE)
         self.probe = Probe(parts, prompts)
         self.base: View | None = None
-        self.best = _copy(module.ema.state_dict())
+        self.best = module.ema.snapshot()
         self.best_utility: Tensor | None = None
         self.tally = Tally.none(self.rules)
         self.stopped = False
@@ -225,7 +211,7 @@ class Guard(Callback):
             better = self.best_utility is None or bool(utility.mean() > self.best_utility.mean())
         if better:
             self.best_utility = utility
-            self.best = _copy(self.module.ema.state_dict())
+            self.best = self.module.ema.snapshot()
 
     def _act(self, action: Action, decision: Decision) -> None:
         rule, utility = self.rules[decision.rule], self.module.utility
@@ -239,7 +225,7 @@ class Guard(Callback):
                 k = self.parts.config.names.index(decision.reading.of)
                 utility.shares[k] *= rule.amount(action)
             case "refresh_reference":
-                self.parts.sampler.anchor.update(_copy(self.best))
+                self.parts.sampler.anchor.update(self.best)
             case "roll_back":
                 self._roll_back()
             case "stop":
@@ -265,10 +251,6 @@ class Guard(Callback):
 
 def _label(weights: Sequence[float], names: Sequence[str]) -> str:
     return " ".join(f"{name}={w:.3g}" for name, w in zip(names, weights, strict=True) if w)
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +84,29 @@ def require_judges(config: Config) -> None:
             find(name, settings.folder)
 
 
+def drawn_images(
+    parts: Assembly,
+    prompts: Sequence[str],
+    weights: Float[Tensor, " objective"] | None,
+    noise: Tensor,
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Prompts and their images at one weight vector (None: the base model), batch by batch.
+
+    prompts and noise have one row an image; they are worked off in training batches.
+    """
+    size = parts.config.training.batch_size
+    rows = torch.zeros(len(parts.config.names)) if weights is None else weights
+    for start in range(0, len(prompts), size):
+        part = list(prompts[start : start + size])
+        final = parts.sampler.sample(
+            part,
+            rows.expand(len(part), -1),
+            noise[start : start + size],
+            reference=weights is None,
+        )
+        yield part, parts.sampler.decode(final)
+
+
 def score_images(
     parts: Assembly,
     judge: Judge,
@@ -91,22 +114,10 @@ def score_images(
     weights: Float[Tensor, " objective"] | None,
     noise: Tensor,
 ) -> dict[str, Scores]:
-    """Sample at one weight vector (None: the base model), and score in every space.
-
-    prompts and noise have one row an image; they are worked off in training batches.
-    """
-    size = parts.config.training.batch_size
+    """Draw images as `drawn_images` does, and score them in every space."""
     columns: dict[str, list[Scores]] = {space: [] for space in judge.spaces()}
-    for start in range(0, len(prompts), size):
-        part = list(prompts[start : start + size])
-        rows = torch.zeros(len(part), len(parts.config.names)) if weights is None else weights
-        final = parts.sampler.sample(
-            part,
-            rows.expand(len(part), -1),
-            noise[start : start + size],
-            reference=weights is None,
-        )
-        batch = ImageBatch(parts.sampler.decode(final), part, records(part))
+    for part, images in drawn_images(parts, prompts, weights, noise):
+        batch = ImageBatch(images, part, records(part))
         with parts.ledger.phase("score"):
             for space, bound in judge.spaces().items():
                 table = bound(batch)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from properties import assert_gradient_matches_finite_difference, normal
 
-from rewards.constraints import DualAscent, lagrangian_penalty, violation
+from rewards.constraints import lagrangian_penalty, violation
+from rewards.controllers import DualAscent
 
 EVERY = torch.ones(4, dtype=torch.bool)
 COSTS = torch.tensor([0.1, 0.2, 0.3, 0.8])

@@ -9,8 +9,7 @@ import pytest
 import torch
 from properties import normal
 
-from rewards.constraints import DualAscent
-from rewards.controllers import PID, Fixed, NuPI
+from rewards.controllers import PID, DualAscent, Fixed, NuPI
 from rewards.multipliers import controller
 
 RULES = {

@@ -7,7 +7,8 @@ import torch
 from properties import normal, simplex
 
 from morl.weights import das_dennis
-from rewards.constraints import DualAscent, violation
+from rewards.constraints import violation
+from rewards.controllers import DualAscent
 from rewards.limits import Limit
 from rewards.multipliers import per_vertex, radial, shared
 

@@ -9,7 +9,6 @@ import torch
 
 from morl.config import load_config
 from morl.lora.store import read_adapter
-from morl.training import assemble as assemble_module
 from morl.training.run import RunDirectory
 from morl.training.session import train
 
@@ -30,11 +29,6 @@ SETTINGS = (
     "training.accelerator=cpu",
     "training.ema=0",
 )
-
-
-@pytest.fixture(autouse=True)
-def _small_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assemble_module, "CALIBRATION_IMAGES", 8)
 
 
 def trained(folder: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

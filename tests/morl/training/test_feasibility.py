@@ -9,7 +9,6 @@ import torch
 
 from morl.config import load_config
 from morl.lora.store import read_adapter
-from morl.training import assemble as assemble_module
 from morl.training.assemble import assemble
 from morl.training.best_feasible import (
     BEST_FILE,
@@ -114,8 +113,7 @@ def test_the_adapter_of_the_best_feasible_step_is_kept_and_infeasibility_said_on
     best.observe()  # a second warning would be an error
 
 
-def test_constraints_of_every_kind_train_and_resume_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(assemble_module, "CALIBRATION_IMAGES", 12)
+def test_constraints_of_every_kind_train_and_resume_bit_for_bit(tmp_path):
     constrained = [
         *SMALL,
         "objective.subject_to=['quantile(contrast, 0.5) <= baseline() - 0.01', "

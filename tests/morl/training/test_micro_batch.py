@@ -11,7 +11,6 @@ from morl.config import Config, load_config
 from morl.errors import ResourceError
 from morl.lora.store import read_adapter
 from morl.prompts import load_prompts
-from morl.training import assemble as assemble_module
 from morl.training.assemble import assemble
 from morl.training.collect import Draws
 from morl.training.micro_batch import MicroBatch, MicroBatchNote
@@ -128,7 +127,6 @@ def out_of_memory_above(limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int
 
 
 def test_memory_that_runs_out_halves_the_parts_and_keeps_the_update(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(assemble_module, "CALIBRATION_IMAGES", 8)
     chosen = config("draft", "training.steps=1", "training.ema=0", "base.guidance=1")
     _, expected = read_adapter(train(chosen, tmp_path / "whole"))
     rows = out_of_memory_above(2, monkeypatch)

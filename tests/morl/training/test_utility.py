@@ -10,7 +10,7 @@ from morl.training.mean_rewards import MeanRewards
 from morl.training.observation import Observation
 from morl.training.utility import TrainingUtility
 from rewards.calibration import Calibration
-from rewards.constraints import DualAscent
+from rewards.controllers import DualAscent
 from rewards.evaluate import ObjectiveTable
 from rewards.multipliers import per_vertex
 from rewards.objective import Objective
