@@ -22,15 +22,15 @@ SIGNALS: dict[Signal, str] = {
     "artefacts": "share of an image's energy in its fine detail, over that of the base model",
 }
 ACTIONS: dict[Action, str] = {
-    "raise_pessimism": "add `by` to objective.pessimism",
-    "raise_kl": "multiply algorithm.kl_coef by `by`",
-    "lower_share": "multiply the share of the objective that the signal names by `by`",
+    "raise_pessimism": "raise objective.pessimism",
+    "raise_kl": "raise algorithm.kl_coef",
+    "lower_share": "lower the share of the objective that the signal names",
     "refresh_reference": "pull towards the adapter of the best look instead of the base model",
     "roll_back": "go back to the adapter of the best look, with a fresh optimiser",
     "stop": "end the training with the adapter of the best look",
 }
 AMOUNTS: dict[Action, float] = {"raise_pessimism": 0.5, "raise_kl": 2.0, "lower_share": 0.5}
-"""What `by` is where a rule leaves it out."""
+"""What `by` is where a rule leaves it out: added to the pessimism, a factor on the others."""
 NAMES_AN_OBJECTIVE = ("disagreement", "gap")
 NEEDS_HELD_OUT = ("held_out_drop", "gap")
 
@@ -44,7 +44,9 @@ class Rule:
     below: float | None = option(None, "act where the signal lies below this")
     looks: int = option(1, "looks in a row at which it must be so", low=1)
     do: list[Action] = option([], "actions, in order")
-    by: float | None = option(None, "amount of the actions that take one", above=0)
+    by: float | None = option(
+        None, "added to the pessimism, or a factor on kl_coef or on the share", above=0
+    )
     times: int = option(3, "how often the rule acts at most", low=1)
 
     def problems(self) -> Iterator[str]:

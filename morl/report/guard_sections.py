@@ -53,7 +53,7 @@ def map_figure(records: Records, signal: Signal, unit: str) -> go.Figure | None:
             colorbar={"title": unit, "orientation": "h", "y": 1.02, "yanchor": "bottom"},
         )
     )
-    figure.update_xaxes(title_text="update")
+    figure.update_xaxes(title_text="update", type="category")
     figure.update_yaxes(autorange="reversed")
     return styled(figure, 160 + 26 * len(rows))
 
