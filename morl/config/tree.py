@@ -67,6 +67,13 @@ class WeightsConfig:
 
     vertex: float = option(0.25, "share drawn at the vertices (one objective alone)", low=0, high=1)
     edge: float = option(0.25, "share drawn on edges (two objectives)", low=0, high=1)
+    vertices_first: float = option(
+        0.0,
+        "share of the updates, the first ones, that draw vertices alone: every objective is learnt "
+        "by itself before trade-offs are",
+        low=0,
+        high=1,
+    )
     low: dict[str, float] = option({}, "least weight of an objective, by name; 0 where omitted")
     high: dict[str, float] = option({}, "largest weight of an objective, by name; 1 where omitted")
 
@@ -111,6 +118,9 @@ class TrainingConfig:
         3e-4, "step size of AdamW", above=0, source="DDPO, arXiv 2305.13301"
     )
     warmup: int = option(0, "updates over which the learning rate rises from 0", low=0)
+    decay: float = option(
+        0.0, "share of the updates, the last ones, over which the rate falls to 0", low=0, high=1
+    )
     weight_decay: float = option(
         1e-4, "decay of the adapter per unit of learning rate", low=0, source="DDPO"
     )

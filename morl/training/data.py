@@ -33,6 +33,7 @@ class BatchPlan:
 
     `batch_size` images on each rank; `group_size` images share (prompt, weight vector);
     `weights_per_prompt` weight vectors share a prompt. Algorithms without groups use 1 and 1.
+    The first `vertices_first` steps draw vertices alone, the others the strata of `sample_weights`.
     """
 
     prompts: Sequence[str]
@@ -43,6 +44,7 @@ class BatchPlan:
     weights_per_prompt: int = 1
     vertex: float = 0.25
     edge: float = 0.25
+    vertices_first: int = 0
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
 
@@ -62,12 +64,13 @@ class BatchPlan:
         distinct = self.batch_size // repeats
         first = (step * world_size + rank) * distinct
         prompts = [self._prompt(first + i) for i in range(distinct)]
+        vertex, edge = (1.0, 0.0) if step < self.vertices_first else (self.vertex, self.edge)
         weights = sample_weights(
             generator(self.seed, step, rank, "weights"),
             self.batch_size // self.group_size,
             self.objectives,
-            vertex=self.vertex,
-            edge=self.edge,
+            vertex=vertex,
+            edge=edge,
             low=self.low,
             high=self.high,
         )

@@ -30,12 +30,25 @@ SKIPS_BEFORE_STOP = 3
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """learning_rate > 0 after `warmup` steps; grad_clip: bound on the total gradient norm."""
+    """learning_rate > 0 after `warmup` steps; grad_clip: bound on the total gradient norm.
+
+    The rate falls in a straight line over the last `decay` of `steps`, and would reach 0 after
+    them.
+    """
 
     learning_rate: float
     warmup: int
+    steps: int
+    decay: float
     weight_decay: float
     grad_clip: float
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the update with this number, from 0."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup))
+        falling = self.decay * self.steps
+        left = min(1.0, max(0.0, (self.steps - step) / falling)) if falling else 1.0
+        return self.learning_rate * rising * left
 
 
 class AlignmentModule(LightningModule):
@@ -163,7 +176,7 @@ class AlignmentModule(LightningModule):
 
     def _update(self, step: int) -> float:
         optimiser = self.optimiser
-        rate = self.settings.learning_rate * min(1.0, (step + 1) / max(1, self.settings.warmup))
+        rate = self.settings.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
         norm = clip_grad_norm_(self.adapter.parameters(), self.settings.grad_clip)

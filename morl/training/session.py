@@ -159,12 +159,15 @@ def build_module(
         weights_per_prompt=config.algorithm.weights_per_prompt,
         vertex=config.weights.vertex,
         edge=config.weights.edge,
+        vertices_first=round(config.weights.vertices_first * config.training.steps),
         low=low,
         high=high,
     )
     optimiser = OptimiserSettings(
         learning_rate=config.training.learning_rate,
         warmup=config.training.warmup,
+        steps=config.training.steps,
+        decay=config.training.decay,
         weight_decay=config.training.weight_decay,
         grad_clip=config.training.grad_clip,
     )

@@ -49,6 +49,13 @@ def test_weights_lie_on_the_simplex() -> None:
     assert (weights >= 0).all()
 
 
+def test_vertices_come_first_and_the_strata_after_them() -> None:
+    early, late = plan(vertices_first=2).batch(1).weights, plan(vertices_first=2).batch(2).weights
+    assert (early.max(1).values == 1).all()
+    assert early.argmax(1).bincount(minlength=3).min() >= 5  # 16 images at 3 vertices
+    assert torch.equal(late, plan().batch(2).weights)
+
+
 def test_batch_must_divide_into_groups() -> None:
     with pytest.raises(ValueError, match=r"multiple of .* 3 x 2 = 6; got 16 \(nearest: 12\)"):
         plan(group_size=3, weights_per_prompt=2)
