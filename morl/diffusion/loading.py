@@ -73,23 +73,30 @@ def load_pipeline(
             pipe = _from_folder(folder, dtype, keywords)
         else:
             pipe = load_single_file(file, folder, index, dtype, **keywords)
+    pipe.register_to_config(_name_or_path=_label(model))
+    _make_ready(pipe, family, decode)
+    if quantize != "none":
+        stored = stored_tensors(folder / family.denoiser)
+        pipe.register_to_config(**{DIGEST: _digest(family.denoiser_of(pipe), family, stored)})
+    pipe.to(device)
+    return pipe
+
+
+def _make_ready(
+    pipe: DiffusionPipeline, family: Family, decode: Literal["whole", "sliced", "tiled"]
+) -> None:
+    """A recordable scheduler, frozen networks in eval mode, no bars, the decoder as asked for."""
     if type(pipe.scheduler).__name__ != family.scheduler:
         pipe.scheduler = _replaced(pipe, family)
-    pipe.register_to_config(_name_or_path=_label(model))
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     family_of(pipe)
-    if quantize != "none":
-        stored = stored_tensors(folder / family.denoiser)
-        pipe.register_to_config(**{DIGEST: _digest(family.denoiser_of(pipe), family, stored)})
     if decode == "sliced":
         pipe.vae.enable_slicing()
     elif decode == "tiled":
         pipe.vae.enable_tiling()
-    pipe.to(device)
-    return pipe
 
 
 def checkpoint_decoder(pipe: DiffusionPipeline) -> None:
