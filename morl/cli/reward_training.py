@@ -139,9 +139,8 @@ def average(arguments: argparse.Namespace) -> int:
 
     names = list(filter(None, arguments.weights.split(",")))
     model = average_rewards([load_reward(name) for name in names])
-    print(
-        f"{model.card.averaged} members averaged: {save_reward(model, target_of(arguments.file))}"
-    )
+    path = save_reward(model, target_of(arguments.file))
+    print(f"{path}: the average of {model.card.averaged} members")
     return 0
 
 
@@ -174,6 +173,8 @@ def _report(learned: Learned) -> None:
     print(f"labels     {counts}{left}")
     print(f"best steps {', '.join(map(str, learned.steps))}")
     card = learned.model.card
+    if card.training["steps"] in learned.steps:
+        print("           still better at the last step: try more --steps or --learning-rate")
     print(f"test       {', '.join(f'{name} {x:.3f}' for name, x in card.measures.items())}")
     if learned.doubt is not None:
         print(f"\nuncertainty ({card.uncertainty})\n{table({'test labels': learned.doubt})}\n")

@@ -88,7 +88,7 @@ def test_the_worlds_annotators_are_asked(morl, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("shapes:taste", "a.safetensors"), 2, "has no 'taste'; known: aesthetic, alignment"),
+        (("shapes:taste", "a.safetensors"), 2, "has no 'taste'; nearest: 'aesthetic'"),
         (("shapes:unsafe", "a.safetensors", "--task", "regression"), 2, "says it itself"),
         (("shapes:unsafe", "a.safetensors", "--members", "1"), 2, "protects from nothing"),
         (("shapes:unsafe", "a.safetensors", "--images", "20"), 2, "need 8 each at least; got 20"),
