@@ -87,8 +87,7 @@ def located(name: str) -> Path | None:
     """The file of the learned reward `name`, a name or a path; None where it is neither."""
     if name.endswith(SUFFIX):
         return Path(name).expanduser()
-    path = trained() / f"{name}{SUFFIX}"
-    return path if path.is_file() else None
+    return named().get(name) if name.isidentifier() else None
 
 
 def read_card(path: Path) -> Card:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewards.checkpoints import CheckpointError
+from rewards.facts_table import FACTS
 from rewards.learned.card import KEY, SUFFIX, located, read_card, trained
 from rewards.learned.head import EnsembleHead
 from rewards.learned.last_layer import LastLayer
@@ -30,6 +31,8 @@ def target_of(out: str) -> Path:
         raise RewardTrainingError(
             f"out: a name is letters, digits and '_', and a path ends in {SUFFIX}; got {out!r}"
         )
+    if out in FACTS:
+        raise RewardTrainingError(f"out: a reward named {out!r} exists already; choose another")
     return trained() / f"{out}{SUFFIX}"
 
 

@@ -51,7 +51,7 @@ class RewardModel:
     ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"] | None]:
         """How much more the first of two images is worth, in the head's units, and its std.
 
-        What two images share cancels: this std is smaller than that of the two apart.
+        What the two images share cancels in it.
         """
         outputs = self.head(first) - self.head(second)
         if self.card.uncertainty == "members":

@@ -110,6 +110,8 @@ class TestFiles:
     def test_out_is_a_path_or_a_name(self):
         with pytest.raises(RewardTrainingError, match=r"ends in \.safetensors; got 'a/b\.pt'"):
             target_of("a/b.pt")
+        with pytest.raises(RewardTrainingError, match="named 'pickscore' exists already"):
+            target_of("pickscore")
 
     def test_an_absent_file(self):
         with pytest.raises(UnknownRewardError, match=r"'no\.safetensors' is not on this machine"):
