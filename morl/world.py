@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +19,12 @@ from morl.diffusion.prompts import Conditioning, PromptCache
 from morl.diffusion.rollout import initial_latents, sample
 from morl.diffusion.shapes import train_base
 from morl.randomness import generator
+from rewards.encoders import Encoder
+from rewards.learned.labels import LEAST, Split
+from rewards.learned.settings import RewardTrainingError
 from rewards.shapes.captions import train_prompts
+from rewards.shapes.labelled import labelled
+from rewards.shapes.labels import collect_labels
 from rewards.shapes.proxies import ASSETS as PROXIES
 from rewards.shapes.train import train_proxies
 
@@ -42,6 +48,41 @@ def train_world(out: str | Path, seed: int = 0, *, install: bool = False) -> Pat
         for source, target in ((pipeline, SHAPES), (Path(proxies), PROXIES)):
             shutil.copytree(source, target, dirs_exist_ok=True)
     return folder
+
+
+def world_labels(
+    kind: str,
+    encoder: Encoder,
+    images: int,
+    pairs: int,
+    held_out: float,
+    seed: int,
+    renders: float = 0.4,
+) -> Split:
+    """Have new samples of the base model labelled: `kind` is one of `WORLD_TASKS`.
+
+    images, pairs: of all three parts together, `held_out` of them for validation and test; renders:
+    the share of distorted renders in place of samples, as the shipped proxies had it. Raises
+    RewardTrainingError for fewer images than the parts need.
+    """
+    part = round(held_out / 2 * images)
+    if part < LEAST or images - 2 * part < LEAST:
+        raise RewardTrainingError(
+            f"images: validation, test and training need {LEAST} each at least; got {images} "
+            f"images with held_out {held_out:g}"
+        )
+    prompts = train_prompts(images, seed)
+    samples = sample_base(str(SHAPES), prompts, seed)
+    draw = generator(seed, 0, 0, "world labels")
+    order = torch.randperm(images, generator=draw)  # batches of samples differ in guidance
+    found = []
+    for start, end in pairwise((0, part, 2 * part, images)):
+        rows, asked = order[start:end], max(1, round(pairs * (end - start) / images))
+        asked_for = [prompts[row] for row in rows.tolist()]
+        answers = collect_labels(samples[rows], asked_for, renders, asked, draw)
+        found.append(labelled(kind, answers, encoder))
+    validation, test, train = found
+    return Split(train, validation, test)
 
 
 def sample_base(

@@ -40,6 +40,8 @@ class RewardFacts:
     """Of the weights that it reads, encoder and head; what binds more than attribution is said."""
     needs: str = ""
     """What the user brings before it can be built: a judge, detector or recogniser."""
+    uncertainty: bool | None = None
+    """Whether a score says how unsure it is; None: not declared."""
     gold: bool = False
     """A computable truth of the embedded world: it never trains unless an experiment says so."""
     source: str = ""

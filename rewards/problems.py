@@ -114,6 +114,25 @@ def _pessimism_problems(objective: Objective) -> Iterator[str]:
                 f"pessimism: {node} is pessimistic itself, and would count its disagreement "
                 'twice; write aggregate="mean" there, or pessimism 0'
             )
+    for leaf in dict.fromkeys(leaf for tree in objective.expressions for leaf in _alone(tree)):
+        yield (
+            f"pessimism: {leaf} states no uncertainty, and would be protected from nothing; train "
+            "it with `uncertainty`, put it into an ensemble(...), or write pessimism 0"
+        )
+
+
+def _alone(node: Expression) -> Iterator[Leaf]:
+    """Rewards that declare to state no uncertainty, and that no ensemble holds to another."""
+    if isinstance(node, Leaf):
+        try:
+            silent = node.facts.uncertainty is False
+        except UnknownRewardError:
+            return
+        if silent:
+            yield node
+    elif not isinstance(node, Ensemble):
+        for child in node.children:
+            yield from _alone(child)
 
 
 def _named(expressions: Iterable[Expression]) -> Iterator[Leaf | Apply]:

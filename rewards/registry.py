@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, update_wrapper
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from rewards.checkpoints import CheckpointError
 from rewards.errors import UnknownRewardError, nearest
 from rewards.facts import CATEGORIES, Category, RewardFacts
 from rewards.facts_table import FACTS
+from rewards.learned.card import located, named, read_card
 from rewards.licences import say
 from rewards.user_code import import_object, is_path
 
@@ -24,7 +27,7 @@ ENTRY_POINT_GROUP = "morl.rewards"
 
 
 class BrokenEntryPointWarning(UserWarning):
-    """An installed package announces a reward that cannot be imported."""
+    """An installed package, or the folder of learned rewards, has a reward that cannot be read."""
 
 
 class UserReward:
@@ -118,12 +121,12 @@ def register(
 
 
 def available() -> dict[str, RewardFacts]:
-    """Facts of every reward that has a name: the table, the registered, the entry points.
+    """Facts of every reward with a name: the table, the registered, entry points, the learned.
 
-    The table costs no import; an entry point that does not load is warned about and left out.
+    The table costs no import; one that does not load is warned about and left out.
     """
     found = {**FACTS, **{name: own.facts for name, own in _REGISTERED.items()}}
-    for name in _announced(tuple(sys.path)):
+    for name in (*_announced(tuple(sys.path)), *named()):
         if name in found:
             continue
         try:
@@ -142,7 +145,8 @@ def build(name: str, device: str = "cpu") -> Reward:
     """Build the scorer of one reward; what it needs is imported and loaded now.
 
     `name`: a name of `available()`, a dotted path `package.module.attribute` that is importable
-    from the working directory, or `path/to/file.py:attribute`. Raises UnknownRewardError.
+    from the working directory, `path/to/file.py:attribute`, or the path of a learned reward,
+    `path/to/file.safetensors`. Raises UnknownRewardError.
     """
     return _find(name).build(device)
 
@@ -155,6 +159,8 @@ def _find(name: str) -> _Found:
     announced = _announced(tuple(sys.path))
     if name in announced:
         return _of_object(import_object(announced[name].value, name), name)
+    if (file := located(name)) is not None:
+        return _of_learned(file, name)
     if is_path(name):
         return _of_object(import_object(name, name), name)
     raise UnknownRewardError(f"unknown reward {name!r}; {nearest(name, available())}")
@@ -173,6 +179,21 @@ def _of_table(facts: RewardFacts) -> _Found:
         say(facts.name, facts.licence)
         built: Reward = getattr(importlib.import_module(module), attribute)(device=device)
         return built
+
+    return _Found(facts, build)
+
+
+def _of_learned(file: Path, name: str) -> _Found:
+    try:
+        facts = read_card(file).facts(name)
+    except CheckpointError as error:
+        raise UnknownRewardError(f"reward {name!r}: {error}") from error
+
+    def build(device: str) -> Reward:
+        from rewards.learned.scorer import LearnedReward
+
+        say(name, facts.licence)
+        return LearnedReward.called(name, device)
 
     return _Found(facts, build)
 

@@ -1,4 +1,4 @@
-"""Small heads on frozen features, M members each, evaluated together."""
+"""The head that judges how well an image fits its prompt, M members evaluated together."""
 
 import math
 
@@ -6,41 +6,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-
-class EnsembleHead(nn.Module):
-    """M two-layer networks on standardised features: [B, D] -> [B, M].
-
-    s_m(x) = v_m . gelu(U_m (x - mean) / std + b_m) + c_m
-
-    Members differ in initialisation, and in the bootstrap that trains them.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self, members: int, features: int, hidden: int, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        draw = torch.randn(members, features, hidden, generator=generator)
-        self.inner = nn.Parameter(draw / math.sqrt(features))
-        self.inner_bias = nn.Parameter(torch.zeros(members, hidden))
-        draw = torch.randn(members, hidden, generator=generator)
-        self.outer = nn.Parameter(draw / math.sqrt(hidden))
-        self.outer_bias = nn.Parameter(torch.zeros(members))
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-
-    def standardise(self, features: Float[Tensor, "batch feature"]) -> None:
-        """Take mean and standard deviation of the inputs from these features."""
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp(min=1e-6))
-
-    def forward(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch member"]:
-        x = (features - self.mean) / self.std
-        hidden = F.gelu(torch.einsum("bd,mdh->bmh", x, self.inner) + self.inner_bias)
-        return (hidden * self.outer).sum(-1) + self.outer_bias
 
 
 class AgreementHead(nn.Module):

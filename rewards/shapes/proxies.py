@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rewards.errors import RewardError
+from rewards.learned.head import EnsembleHead
 from rewards.shapes.clip import ShapesClip
-from rewards.shapes.heads import AgreementHead, EnsembleHead
+from rewards.shapes.heads import AgreementHead
 
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"

@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import cache
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from rewards.encoders import Encoder
 from rewards.facts_table import FACTS
 from rewards.members import aggregate
+from rewards.probability import unsaturated
 from rewards.reward import ImageBatch, Reward, Scores
 from rewards.shapes.gold import not_asked
 from rewards.shapes.proxies import Proxies, load_proxies
@@ -83,20 +82,6 @@ class ShapesAlignment(Reward):
         encoder, proxies = self._source.encoder, self._source.proxies
         image, text = encoder.image_features(batch), encoder.text_features(batch.prompts)
         return self._source.aggregated("alignment", proxies.heads["alignment"](image, text))
-
-
-SPAN = 10.0
-"""Logits between a plain mark and none, over which a probability falls by about one."""
-
-
-def unsaturated(logits: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Probabilities p = sigmoid(l), whose gradient is p dl / SPAN and not p (1 - p) dl.
-
-    The true gradient vanishes where a cost is plainest, and a constraint could not push from there.
-    This one is that of -log(1 - p), made as steep as p is on average between a mark and none.
-    """
-    cross_entropy = F.softplus(logits) / SPAN
-    return torch.sigmoid(logits).detach() + (cross_entropy - cross_entropy.detach())
 
 
 class ShapesUnsafe(Reward):

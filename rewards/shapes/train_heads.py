@@ -1,18 +1,19 @@
 """Fit the proxies' heads to few, noisy labels, each member of an ensemble on its own bootstrap."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from rewards.learned.fit import Descent, fit_members
+from rewards.learned.head import EnsembleHead
+from rewards.learned.losses import choice_loss, fit_platt, flag_loss
 from rewards.shapes.annotators import FLIP_RATE
 from rewards.shapes.clip import ShapesClip
-from rewards.shapes.heads import AgreementHead, EnsembleHead
+from rewards.shapes.heads import AgreementHead
 from rewards.shapes.labels import collect_labels
 from rewards.shapes.proxies import HeadSizes, Proxies, build_heads
 from rewards.shapes.train_agreement import AgreementTraining, fit_agreement
@@ -77,10 +78,11 @@ def train_heads(
     losses: dict[str, Callable[[Tensor], Tensor]] = {
         "aesthetic": lambda s: (s - labels.ratings[:, None]).square(),
         "preference": lambda s: choice_loss(s[labels.first], s[labels.second], labels.chosen),
-        "unsafe": lambda s: flag_loss(s, labels.unsafe),
+        "unsafe": lambda s: flag_loss(s, labels.unsafe, FLIP_RATE),
     }
+    descent = Descent(training.steps, training.learning_rate, training.weight_decay)
     for name in tqdm(losses, desc="proxy heads"):
-        fit_members(regressors[name], features, losses[name], training, generator)
+        fit_members(regressors[name], features, losses[name], descent, generator)
     fit_agreement(agreement, clip, labels, training.agreement, generator)
 
     base = encode_images(clip, images)
@@ -94,86 +96,5 @@ def train_heads(
         training.sizes,
         {name: values.mean(0) for name, values in scores.items()},
         {name: values.std(0) for name, values in scores.items()},
-        fit_platt(logits, check.unsafe),
+        fit_platt(logits, check.unsafe, FLIP_RATE),
     )
-
-
-def fit_members(
-    head: EnsembleHead,
-    features: Float[Tensor, "batch feature"],
-    loss_of: Callable[[Float[Tensor, "batch member"]], Float[Tensor, "item member"]],
-    training: HeadTraining,
-    generator: torch.Generator,
-) -> None:
-    """Minimise each member's mean loss over its own bootstrap of the items, in place."""
-    with torch.no_grad():
-        items, members = loss_of(head(features)).shape
-    draws = torch.randint(items, (members, items), generator=generator)
-    counts = torch.stack([torch.bincount(d, minlength=items) for d in draws], 1)
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
-    for _ in range(training.steps):
-        loss = (counts * loss_of(head(features))).sum() / items
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def choice_loss(
-    first: Float[Tensor, "pair member"],
-    second: Float[Tensor, "pair member"],
-    chosen: Bool[Tensor, " pair"],
-) -> Float[Tensor, "pair member"]:
-    """Bradley-Terry: -log sigmoid(s_chosen - s_other).
-
-    Source: arXiv 2203.02155, equation 1.
-    """
-    sign = torch.where(chosen, 1.0, -1.0)[:, None]
-    return -F.logsigmoid(sign * (first - second))
-
-
-def flag_loss(
-    logits: Float[Tensor, "batch member"],
-    flagged: Bool[Tensor, " batch"],
-    slope: float | Float[Tensor, ""] = 1.0,
-    offset: float | Float[Tensor, ""] = 0.0,
-) -> Float[Tensor, "batch member"]:
-    """Cross-entropy against labels of which a known share is flipped ("forward correction").
-
-    -log q(label), q(1) = (1 - e) p + e (1 - p), p = sigmoid(slope * logit + offset)
-
-    e: `FLIP_RATE`. Without it the probability of a clean image could not fall below e, and a
-    bound near e could never be met. Source: arXiv 1609.03683, theorem 2.
-    """
-    p = torch.sigmoid(slope * logits + offset)
-    q = FLIP_RATE + (1 - 2 * FLIP_RATE) * p
-    return -torch.where(flagged[:, None], q, 1 - q).log()
-
-
-@torch.enable_grad()
-def fit_platt(
-    logits: Float[Tensor, "batch member"], flagged: Bool[Tensor, " batch"]
-) -> tuple[float, float]:
-    """Slope and offset that make the members' mean probability fit held-out labels.
-
-    The likeliest under log slope ~ N(0, 1) and offset ~ N(0, 4): labels that a threshold separates
-    have no finite likeliest slope of their own. Source: Platt's scaling; priors are ours.
-    """
-    log_slope = torch.zeros((), requires_grad=True)
-    offset = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_slope, offset], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Float[Tensor, ""]:
-        optimizer.zero_grad()
-        p = torch.sigmoid(log_slope.exp() * logits + offset).mean(1)
-        q = FLIP_RATE + (1 - 2 * FLIP_RATE) * p
-        prior = log_slope.square() / 2 + offset.square() / 8
-        loss = (prior - torch.where(flagged, q, 1 - q).log().sum()) / len(flagged)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return math.exp(log_slope.item()), offset.item()

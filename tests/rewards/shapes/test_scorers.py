@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from rewards.encoders import Encoder
+from rewards.learned.fit import Descent, fit_members
+from rewards.learned.head import EnsembleHead
+from rewards.learned.losses import choice_loss, fit_platt, flag_loss
+from rewards.probability import SPAN, unsaturated
 from rewards.reward import ImageBatch
+from rewards.shapes.annotators import FLIP_RATE
 from rewards.shapes.captions import caption
 from rewards.shapes.clip import ClipConfig, ShapesClip, WordTokenizer
-from rewards.shapes.heads import AgreementHead, EnsembleHead
+from rewards.shapes.heads import AgreementHead
 from rewards.shapes.proxies import (
     CARD_FILE,
     HEADS_FILE,
@@ -25,14 +30,12 @@ from rewards.shapes.proxies import (
 from rewards.shapes.render import render, sample_scenes
 from rewards.shapes.scenes import Scene
 from rewards.shapes.scorers import (
-    SPAN,
     ShapesAesthetic,
     ShapesAlignment,
     ShapesPreference,
     ShapesUnsafe,
     shipped,
     source_of,
-    unsaturated,
 )
 from rewards.shapes.train import train_proxies
 from rewards.shapes.train_agreement import AgreementTraining
@@ -43,13 +46,7 @@ from rewards.shapes.train_clip import (
     hardest,
     train_clip,
 )
-from rewards.shapes.train_heads import (
-    HeadTraining,
-    choice_loss,
-    fit_members,
-    fit_platt,
-    flag_loss,
-)
+from rewards.shapes.train_heads import HeadTraining
 
 SCORERS = (ShapesAesthetic, ShapesAlignment, ShapesPreference, ShapesUnsafe)
 
@@ -238,7 +235,7 @@ def test_choice_loss_value() -> None:
 def test_flag_loss_knows_that_labels_lie() -> None:
     # At logit -50 p = 0: a flag can only be a flip, -ln 0.03; no flag has -ln 0.97.
     logits = torch.full((2, 1), -50.0)
-    loss = flag_loss(logits, torch.tensor([True, False]))[:, 0]
+    loss = flag_loss(logits, torch.tensor([True, False]), FLIP_RATE)[:, 0]
     assert loss.tolist() == pytest.approx([3.506558, 0.030459], abs=1e-5)
 
 
@@ -248,14 +245,14 @@ def test_platt_finds_slope_and_offset() -> None:
     logits = 2 * torch.randn(20_000, 1, generator=g)
     truth = torch.rand(20_000, generator=g) < torch.sigmoid(2 * logits[:, 0] - 1)
     flagged = truth ^ (torch.rand(20_000, generator=g) < 0.03)
-    slope, offset = fit_platt(logits.expand(-1, 3), flagged)
+    slope, offset = fit_platt(logits.expand(-1, 3), flagged, FLIP_RATE)
     assert slope == pytest.approx(2, abs=0.25)
     assert offset == pytest.approx(-1, abs=0.15)
 
 
 def test_platt_stays_finite_on_separated_labels() -> None:
     logits = torch.tensor([-6.0, -4.0, 4.0, 6.0]).repeat(100)[:, None]
-    slope, offset = fit_platt(logits.expand(-1, 3), logits[:, 0] > 0)
+    slope, offset = fit_platt(logits.expand(-1, 3), logits[:, 0] > 0, FLIP_RATE)
     assert 0.5 < slope < 10
     assert abs(offset) < 4
 
@@ -266,9 +263,7 @@ def test_members_learn_and_disagree_away_from_the_data() -> None:
     target = features[:, 0]
     head = EnsembleHead(4, 8, 16, g)
     head.standardise(features)
-    fit_members(
-        head, features, lambda s: (s - target[:, None]).square(), HeadTraining(steps=200), g
-    )
+    fit_members(head, features, lambda s: (s - target[:, None]).square(), Descent(steps=200), g)
     with torch.no_grad():
         near, far = head(features), head(10 * features)
     assert (near.mean(1) - target).square().mean() < 0.3 * target.var()
