@@ -92,7 +92,10 @@ def _numbers(stored: Stored) -> dict[str, np.ndarray]:
         top = max(1, int(gain.argmax()))
         law, other = (explained(gain, fit_gao(distance, gain, f)(distance)) for f in FORMS)
         half = len(gain) // 2 + 1
-        early = fit_gao(distance[:half], gain[:half], "ln d")
+        foretold = later = np.nan
+        if half > 2:  # the base and two looks: the least that a law is fitted to
+            early = fit_gao(distance[:half], gain[:half])
+            foretold, later = early.peak, explained(gain[half:], early(distance[half:]))
         rows.append(
             (
                 gain.max(),
@@ -101,8 +104,8 @@ def _numbers(stored: Stored) -> dict[str, np.ndarray]:
                 stored.proxy[run, end] - stored.proxy[run, 0],
                 law,
                 other,
-                explained(gain[half:], early(distance[half:])),
-                early.peak,
+                later,
+                foretold,
             )
         )
     return dict(zip(names, np.array(rows).T, strict=True))
@@ -115,7 +118,10 @@ def _mean(values: np.ndarray, stored: Stored, chosen: np.ndarray) -> str:
 
 def _median(values: np.ndarray) -> str:
     """Median and quartiles over runs: a fit that fails does so without bound."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "-"
+    low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], method="nearest")  # some are infinite
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 

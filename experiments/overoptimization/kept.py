@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from experiments.overoptimization.attacks import Attack
 from experiments.overoptimization.proxies import Case
 from experiments.overoptimization.store import Stored
+from morl.errors import DataError
 from morl.fronts.intervals import REPLICATES, Bootstrapped
 
 LENGTH = 2.5  # of a run, in peaks of the unguarded one
@@ -56,12 +57,17 @@ def kept_share(arm: Stored, unguarded: Stored) -> Float[np.ndarray, " run"]:
 
 
 def resampled(shares: Float[np.ndarray, " run"], cases: tuple[Case, ...]) -> Bootstrapped:
-    """Mean over runs, with replicates over the seeds, which all cases and arms share."""
+    """Mean over runs, with replicates over the seeds, which all cases and arms share.
+
+    Not-a-numbers are left out. Raises DataError where a seed has nothing else.
+    """
     seeds = np.array([case.seed for case in cases])
     each = np.unique(seeds)
     drawn = np.random.default_rng(0).integers(len(each), size=(REPLICATES, len(each)))
     counts = np.stack([(drawn == number).sum(axis=1) for number in range(len(each))], axis=1)
     known = np.isfinite(shares)
+    if missing := sorted(set(each.tolist()) - set(seeds[known].tolist())):
+        raise DataError(f"no run of seed {', '.join(map(str, missing))} has a gain to keep")
     weights = counts[:, np.searchsorted(each, seeds)] * known
     means = weights @ np.where(known, shares, 0.0) / weights.sum(axis=1)
     return Bootstrapped(float(shares[known].mean()), means)

@@ -31,9 +31,9 @@ from morl.algorithms.settings import PolicyGradientSettings
 
 Method = Literal["policy_gradient", "reward_gradient"]
 METHODS: tuple[Method, ...] = ("policy_gradient", "reward_gradient")
-UPDATES = 240
-EVERY = 10  # updates between looks, of the guard and at the truth
-LEARNING_RATE = {"policy_gradient": 1.5e-3, "reward_gradient": 1e-3}
+UPDATES = 120
+EVERY = 5  # updates between looks, of the guard and at the truth
+LEARNING_RATE = {"policy_gradient": 3e-3, "reward_gradient": 1e-3}
 GROUPS, GROUP_SIZE = 8, 4  # of an update: different prompts, samples of each
 JUDGED = 16  # samples of each prompt at a look, half of them to choose by and half to measure on
 JUDGING_SEED = 1_000_000

@@ -12,8 +12,18 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from experiments.overoptimization import cures, disease, figure, learners, proxies, runs
+from experiments.overoptimization import (
+    attack,
+    cures,
+    disease,
+    figure,
+    kept,
+    learners,
+    proxies,
+    runs,
+)
 from experiments.overoptimization.arms import ARMS, Arm, value
+from experiments.overoptimization.attacks import BIAS, JUMP, bonus, label_bias, labelled_prompts
 from experiments.overoptimization.gao import GaoFit, explained, fit_gao
 from experiments.overoptimization.gate import kl_gate
 from experiments.overoptimization.gold import FLOOR, GOLDS, gold
@@ -109,6 +119,35 @@ class TestGold:
         far = gold(name, centres + 30 * torch.randn(PROMPTS, DIM, generator=ANY(0)), centres)
         assert (far < near).all()
         assert far.min() >= -FLOOR
+
+
+class TestAttacks:
+    def test_labels_from_half_of_the_prompts(self):
+        assert (labelled_prompts("none"), labelled_prompts("blind_spot")) == (PROMPTS, PROMPTS // 2)
+
+    def test_only_the_attacked_count_the_quality(self):
+        offsets = torch.randn(2000, DIM, generator=ANY(0)) * 0.7
+        assert label_bias("none", offsets).abs().max() == bonus("none", offsets).abs().max() == 0
+        assert label_bias("biased_labels", offsets).std() == pytest.approx(BIAS, rel=0.05)
+        # Hardly any base sample meets the exploit, and whoever goes far enough has all of it.
+        assert (bonus("exploit", offsets) > JUMP / 2).double().mean() < 0.01
+        far = 10 * offsets[label_bias("biased_labels", offsets) > 1]
+        assert (bonus("exploit", far) > 0.99 * JUMP).all()
+
+    def test_the_exploit_is_in_all_proxies_and_in_no_held_out_reward(self):
+        case = Case("quadratic", 0.0, 16, 0)
+        plain, attacked = learned([case]), learned([replace(case, attack="exploit")])
+        inputs = 5 * torch.randn(1, 50, 2 * DIM, generator=ANY(0))
+        added = bonus("exploit", inputs[0, :, :DIM])
+        for name in ("single", "warm"):
+            one, other = (getattr(p, name).score(inputs)[0, :, 0] for p in (plain, attacked))
+            torch.testing.assert_close(other - one, added, rtol=1e-4, atol=1e-4)
+        for kind in ("network", "kernel", "clean"):
+            one, other = (p.held_out[kind].score(inputs) for p in (plain, attacked))
+            torch.testing.assert_close(one, other)
+        # All members rise together: their disagreement does not see it.
+        stds = [value(p, ARMS["mean"], inputs)[1] for p in (plain, attacked)]
+        torch.testing.assert_close(*stds, rtol=1e-3, atol=1e-4)
 
 
 class TestLearning:
@@ -260,9 +299,10 @@ class TestKept:
         assert kept_share(arm, self.none).tolist() == [0.75, 1.0]
 
     def test_the_oracle_chooses_on_the_other_half(self):
-        # The half to choose by peaks at look 1, where the half to measure on is worth 1, not 2.
+        # The half to choose by peaks at look 1, where the half to measure on is worth 1; the run
+        # ends at look 2 (its mean peaks at look 1), where that half is worth 2.
         halves = stored([[0, 1, 2, 1]], [[0, 3, 2, 1]])
-        assert kept_share(halves, halves).tolist() == [1.0]
+        assert kept_share(halves, halves).tolist() == [2.0]
 
     def test_no_gain_is_no_share(self):
         flat = stored([[0.0, 0.1, 0.05]])
@@ -336,13 +376,16 @@ def test_a_strong_pull_keeps_a_policy_nearer_to_the_base():
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(disease, "SIZES", (8, 16))
-    monkeypatch.setattr(cures, "LABELS", 8)
+    monkeypatch.setattr(learners, "FIT_STEPS", 100)
+    monkeypatch.setattr(runs, "LEARNING_RATE", dict.fromkeys(METHODS, 1e-2))
+    monkeypatch.setattr(kept, "LEAST_GAIN", 0.01)
+    monkeypatch.setattr(disease, "SIZES", (32, 64))
+    monkeypatch.setattr(cures, "LABELS", 64)
     monkeypatch.setattr(cures, "SEEDS", {"development": (0, 1), "test": (2, 3)})
     monkeypatch.setattr(cures, "ARMS", {name: ARMS[name] for name in ("none", "mean", "guard")})
     monkeypatch.setattr(figure, "ARMS", cures.ARMS)
     monkeypatch.setattr(figure, "BINS", 2)
-    where = ["--results", str(tmp_path), "--updates", "6"]
+    where = ["--results", str(tmp_path), "--updates", "8"]
     monkeypatch.setattr(sys, "argv", ["disease", *where, "--seeds", "0"])
     disease.main()
     assert capsys.readouterr().out.count("| policy_gradient | 25% |") == 2
@@ -357,12 +400,18 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert content["recipe"]["cases"][0] == {
         "gold": "saturating",
         "noise": 0.0,
-        "labels": 8,
+        "labels": 64,
         "seed": 2,
+        "attack": "none",
     }
+    monkeypatch.setattr(attack, "DEFENDERS", {name: ARMS[name] for name in ("none", "guard")})
+    monkeypatch.setattr(sys, "argv", ["attack", *where])
+    attack.main()
+    assert "| arm | none | blind_spot | biased_labels | exploit |" in capsys.readouterr().out
     figure.draw(tmp_path, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     # What is stored is not trained again.
+    monkeypatch.setattr(sys, "argv", test)
     monkeypatch.setattr(cures, "train", lambda *given: pytest.fail("trained again"))
     cures.main()
     assert capsys.readouterr().out.strip() in shown
