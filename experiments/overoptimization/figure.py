@@ -72,7 +72,10 @@ def _disease(axis: Any, results: Path, method: str) -> None:
 
 def _cures(axis: Any, results: Path) -> None:
     for number, method in enumerate(METHODS):
-        found = {arm: read(cures.path(results, "test", method, arm)) for arm in ARMS}
+        paths = {arm: cures.path(results, "test", method, arm) for arm in ARMS}
+        if not all(path.is_file() for path in paths.values()):
+            continue  # not run for this method yet
+        found = {arm: read(path) for arm, path in paths.items()}
         intervals = [share.interval() for share in cures.shares(found).values()]
         mean, low, high = np.array([[i.value, i.low, i.high] for i in intervals]).T
         axis.errorbar(
