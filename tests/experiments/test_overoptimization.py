@@ -385,7 +385,6 @@ def test_a_strong_pull_keeps_a_policy_nearer_to_the_base():
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learners, "FIT_STEPS", 100)
-    monkeypatch.setattr(runs, "LEARNING_RATE", dict.fromkeys(METHODS, 1e-2))
     monkeypatch.setattr(kept, "LEAST_GAIN", 0.01)
     monkeypatch.setattr(disease, "SIZES", (32, 64))
     monkeypatch.setattr(cures, "LABELS", 64)
