@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from experiments.overoptimization.arms import ARMS, GUARD
-from experiments.overoptimization.attacks import ATTACKS
+from experiments.overoptimization.attacks import ATTACKS, Attack
 from experiments.overoptimization.cures import LABELS, SEEDS
 from experiments.overoptimization.kept import ends, kept_share, resampled
 from experiments.overoptimization.proxies import Case, learned
@@ -48,9 +48,10 @@ def path(results: Path, method: str, arm: str) -> Path:
 
 def run(method: Method, results: Path, updates: int = UPDATES) -> None:
     """Train what is not stored yet: every attack and, to compare, none."""
+    attacks: tuple[Attack, ...] = ("none", *ATTACKS)
     cases = [
         Case(GOLD, NOISE, LABELS, seed, attack)
-        for attack in ("none", *ATTACKS)
+        for attack in attacks
         for seed in SEEDS["development"]
     ]
     proxies = None

@@ -80,14 +80,15 @@ def rollout(
     the policy's own draws (Girsanov): an upper bound of the KL of the finished samples alone.
     """
     centres = means.mean(dim=1)
-    latents, log_probs, kl = noise[0], [], []
+    latents, log_probs, kl = noise[0], list[Tensor](), list[Tensor]()
     for step in range(STEPS):
         if not through_latents:
             latents = latents.detach()
         base = base_noise_pred(latents, means, LEVELS[step])
-        span = (latents, LEVELS[step], LEVELS[step + 1], 1.0, "epsilon")
-        moments = ddim_moments(base + policies(latents, centres, step), *span)
-        reference = ddim_moments(base, *span)
+        alpha, after = LEVELS[step], LEVELS[step + 1]
+        changed = base + policies(latents, centres, step)
+        moments = ddim_moments(changed, latents, alpha, after, 1.0, "epsilon")
+        reference = ddim_moments(base, latents, alpha, after, 1.0, "epsilon")
         latents = moments.draw(noise[step + 1])
         kl.append(gaussian_kl(moments.mean, reference.mean, moments.std))
         log_probs.append(gaussian_log_prob(latents.detach(), moments.mean, moments.std))

@@ -121,7 +121,8 @@ def learned(cases: Sequence[Case]) -> Proxies:
         return fit(seeds, sizes, known, labels), known, labels
 
     networks, known, labels = fitted(attacks)
-    spared = fitted(("none",) * len(cases))[0] if set(attacks) != {"none"} else networks
+    unharmed: tuple[Attack, ...] = tuple("none" for _ in cases)
+    spared = networks if attacks == unharmed else fitted(unharmed)[0]
     apart = [slice(size, 2 * size) for size in sizes]
     single = networks.take(SINGLE)
     return Proxies(

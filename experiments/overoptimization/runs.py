@@ -65,7 +65,7 @@ def train(
     optimiser = RunAdam(policies, LEARNING_RATE[method])
     levers = Levers.of(len(seeds), arm.pessimism, arm.kl_coef)
     watch = Watch(proxies, arm, policies, optimiser, levers)
-    seen, alarms = [judge(policies, proxies, arm)], []
+    seen, alarms = [judge(policies, proxies, arm)], list[Alarm]()
     for update in range(1, updates + 1):
         means, noise = _questions(seeds, update)
         through = method == "reward_gradient"
@@ -83,9 +83,9 @@ def train(
             for alarm in raised
         ]
         seen.append(now)
-    columns = [torch.stack(column) for column in zip(*seen, strict=True)]
+    proxy, chosen, measured, kl = (torch.stack(column) for column in zip(*seen, strict=True))
     marks = tuple(every * number for number in range(len(seen)))
-    return Curves(marks, *columns, alarms=tuple(alarms))
+    return Curves(marks, proxy, chosen, measured, kl, tuple(alarms))
 
 
 @torch.no_grad()

@@ -83,10 +83,15 @@ def read(path: Path) -> Stored:
     if not path.is_file():
         raise DataError(f"{path} is missing: run the study first (see its README)")
     content = json.loads(path.read_bytes())
-    names = ("proxy", "chosen", "measured", "kl")
+    proxy, chosen, measured, kl = (
+        np.array(content[name]) for name in ("proxy", "chosen", "measured", "kl")
+    )
     return Stored(
         tuple(Case(**case) for case in content["recipe"]["cases"]),
         tuple(content["marks"]),
-        *(np.array(content[name]) for name in names),
-        alarms=tuple(content["alarms"]),
+        proxy,
+        chosen,
+        measured,
+        kl,
+        tuple(content["alarms"]),
     )

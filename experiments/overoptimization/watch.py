@@ -96,7 +96,7 @@ class Watch:
         """Look at every run that goes on and act; `number` counts the looks from 1."""
         if not self.arm.rules:
             return []
-        alarms = []
+        alarms = list[Alarm]()
         for run, view in enumerate(self._views()):
             if self.levers.active[run]:
                 alarms += self._look(number, run, view)
@@ -171,7 +171,7 @@ class Watch:
 
 
 def _require_possible(arm: Arm) -> None:
-    held_out = {} if arm.held_out is None else {NAME: arm.held_out}
+    held_out: dict[str, str] = {} if arm.held_out is None else {NAME: arm.held_out}
     settings = GuardConfig(every=1, held_out=held_out, rules=list(arm.rules))
     if problems := list(settings.problems([NAME], arm.kl_coef)):
         raise ConfigError("; ".join(problems))

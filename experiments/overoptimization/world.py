@@ -14,7 +14,7 @@ DIM, PROMPTS, COMPONENTS = 8, 16, 2
 STD = 0.5  # of a component, along each axis
 APART = 0.5  # standard deviation, along each axis, of a component's mean around its prompt's
 STEPS = 10
-LEVELS = torch.sigmoid(torch.linspace(-6, 5, STEPS + 1, dtype=torch.float64)).tolist()
+LEVELS: list[float] = torch.sigmoid(torch.linspace(-6, 5, STEPS + 1, dtype=torch.float64)).tolist()
 """Cumulative alphas from noise to data. The last is 0.993, not 1: every step then draws noise, so
 that the KL of two trajectories is finite and known."""
 
