@@ -1,0 +1,1 @@
+"""How learned rewards are over-optimised on a denoiser known in closed form, and what stops it."""
