@@ -161,6 +161,8 @@ def build_module(
         edge=config.weights.edge,
         low=low,
         high=high,
+        budgets=len(parts.objective.budgets),
+        budget_ends=config.weights.budget_ends,
     )
     optimiser = OptimiserSettings(
         learning_rate=config.training.learning_rate,
@@ -180,6 +182,8 @@ def _utility(parts: Assembly, calibration: Calibration) -> TrainingUtility:
         dependence = per_vertex(len(names))
     elif settings.multiplier_of_weights == "implicit":
         dependence = radial(das_dennis(len(names), IMPLICIT_PARTITIONS))
+    if parts.objective.budgets:
+        dependence = dependence.over_budgets()
     duals = None
     if parts.objective.constraints:
         duals = controller(
