@@ -60,7 +60,9 @@ class LinearGates(Gates):
     left 0.62 of the squared error after 100 updates against 0.06 with sigma = 1 (GAIN 1 and 4).
 
     Budgets have components of their own for the same reason, dealt in turn with the objectives':
-    g_j = 1 + sigma (1 - 2 t), what a strict bound asks for and a loose one does not.
+    g_j = 1 + sigma (1 - 2 t), what a strict bound asks for and a loose one does not. Fitting
+    w_1 M_1 + w_2 M_2 + (1 - 2 t) N at r = 6 left 0.27 of the squared error after 100 updates, and
+    0.37 where all components were the objectives' (0.09 and 0.18 after 300; means of 4 draws).
     """
 
     def __init__(
