@@ -91,6 +91,17 @@ class Dependence:
         ]
         return torch.tensor(found, dtype=torch.float64)
 
+    def stuck(
+        self, capped: Bool[Tensor, " parameter"], limits: Sequence[Limit]
+    ) -> Bool[Tensor, " constraint"]:
+        """Which constraints have a theta at its cap, of those that answer to samples.
+
+        Of a bound that is one number the loosest end answers to none and stays where it started.
+        """
+        strictest, *loosest = capped.view(self.ends, -1, len(limits)).any(dim=1)
+        slides = torch.tensor([limit.loosest is not None for limit in limits])
+        return strictest | (loosest[0] & slides) if loosest else strictest
+
     def _basis(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch parameter"]:
         return self.basis(weights.detach().cpu().double())
 

@@ -176,7 +176,7 @@ class TrainingUtility:
                 dependence.attributed(own, seen.costs, seen.cost_valid, limits, positions)
             )
         violations = torch.tensor([amount for amount, _ in found], dtype=torch.float64)
-        capped = self.duals.capped.view(dependence.parameters, -1).any(dim=0)
+        capped = dependence.stuck(self.duals.capped, limits)
         # Slack at a loose budget must not hide that a strict one is broken.
         ends = at_ends(seen.costs, seen.cost_valid, limits, positions)
         self.feasibility.update(self._mean_utility(seen), ends.amax(dim=0), capped)

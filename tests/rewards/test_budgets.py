@@ -194,6 +194,15 @@ class TestMultiplier:
         strictest, loosest = duals.multipliers.tolist()
         assert strictest > 0.5 > loosest
 
+    @pytest.mark.parametrize("dependence", [shared(), per_vertex(3)])
+    def test_what_is_stuck_answers_to_samples(self, dependence):
+        slides, flags = dependence.over_budgets(), torch.zeros(2, dependence.parameters, 2).bool()
+        flags[1, -1, 1] = True  # the loosest end of the constraint that has one bound
+        assert slides.stuck(flags.flatten(), LIMITS).tolist() == [False, False]
+        flags[1, -1, 0] = True
+        assert slides.stuck(flags.flatten(), LIMITS).tolist() == [True, False]
+        assert dependence.stuck(flags[1].flatten(), LIMITS).tolist() == [True, True]
+
     def test_each_end_is_judged_by_itself(self):
         costs = torch.tensor([[0.2, 0.0], [0.2, 0.0], [0.2, 0.0]])
         positions = torch.stack([T, torch.zeros(3)], dim=1)
