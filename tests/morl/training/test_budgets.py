@@ -50,6 +50,10 @@ SMALL = [
     "training.sample_every=100",
     "training.accelerator=cpu",
 ]
+JUDGED = [
+    "evaluation.held_out={red: saturation, dark: -brightness, contrast: contrast}",
+    "evaluation.judged_images=4",
+]
 REGIMES = {
     "draft": ["algorithm.last_steps=1", "algorithm.drawn_steps=0", "algorithm.renoise_copies=1"],
     "policy_gradient": ["algorithm.name=policy_gradient", "algorithm.group_size=2"],
@@ -212,7 +216,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("budgets") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble_module, "CALIBRATION_IMAGES", 8)
-        train(config("draft", "training.steps=2", "training.learning_rate=0.05"), folder)
+        train(config("draft", *JUDGED, "training.steps=2", "training.learning_rate=0.05"), folder)
     return folder
 
 
@@ -263,6 +267,7 @@ def test_commands_slide_the_budget(run, tmp_path, capsys) -> None:
     front = json.loads((run / "front.json").read_bytes())
     assert front["budgets"] == {"contrast": 0.3}
     assert front["constraints"] == ["sharpness <= 0.5", "contrast <= 0.3"]
+    assert front["events"]["contrast"]["threshold"] == 0.3
 
 
 def test_the_slider_of_a_run(run) -> None:
