@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from morl.budgets import Budgets, OneBudgets, are_single, budget_list, budget_rows
 from morl.config.guidance import GuidanceNote
 from morl.config.load import load_config
 from morl.diffusion.families import family_of
@@ -29,11 +30,12 @@ from morl.weight_inputs import (
     OneWeight,
     Schedule,
     Weights,
+    common_length,
+    condition_rows,
     is_single,
-    weight_rows,
     weight_schedule,
 )
-from morl.weights import edge_path, parse_weights
+from morl.weights import edge_path
 from rewards.errors import nearest
 
 BATCH = 16
@@ -72,6 +74,7 @@ class Slider:
         weights: Weights | Schedule,
         seed: int | Sequence[int] = 0,
         *,
+        budgets: Budgets | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
@@ -85,6 +88,7 @@ class Slider:
         weights: Weights | Schedule,
         seed: int | Sequence[int] = 0,
         *,
+        budgets: Budgets | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
@@ -97,6 +101,7 @@ class Slider:
         weights: Weights | Schedule,
         seed: int | Sequence[int] = 0,
         *,
+        budgets: Budgets | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
@@ -107,16 +112,18 @@ class Slider:
         prompt, weights and seed each serve all images or give one an image. An image's noise is a
         function of its seed alone, so it does not depend on the rest of the batch, but for the
         rounding of batched arithmetic: in fp32 a pixel may differ by 1 of 255. weights may be a
-        function of the step. steps, guidance, and size, (height, width) in pixels: as trained where
-        None; batch_size: images in memory at once. Another guidance than in training is said.
-        Raises WeightError for weights that mean nothing and ConfigError for counts that do not fit
-        together.
+        function of the step; budgets: bounds by name, for all images or one an image, the strictest
+        where omitted. steps, guidance, and size, (height, width) in pixels: as trained where None;
+        batch_size: images in memory at once. Another guidance than in training is said. Raises
+        WeightError for weights that mean nothing and ConfigError for counts that do not fit
+        together or budgets that were not trained.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         at = weight_schedule(weights, self.names)
-        rows = at(0)
-        count = _common_length(prompts=prompts, weights=rows, seeds=seeds)
+        rows, bounds = at(0), budget_list(budgets, self.adapter.budgets)
+        count = common_length(prompts=prompts, weights=rows, seeds=seeds, budgets=bounds)
+        slid = budget_rows(bounds, self.adapter.budgets).expand(count, -1)
         prompts, seeds = prompts * (count // len(prompts)), seeds * (count // len(seeds))
         self._note_region(rows)
         self._note_guidance(guidance)
@@ -130,24 +137,19 @@ class Slider:
             chunk = slice(start, start + batch_size)
 
             def at_step(step: int, chunk: slice = chunk) -> Tensor:
-                return at(step).expand(count, -1)[chunk]
+                return torch.cat([at(step).expand(count, -1), slid], dim=1)[chunk]
 
-            conditioning = self._encode(prompts[chunk])
-            images += draw(
-                self.pipe,
-                self._family,
-                self.adapter,
-                conditioning,
-                at_step,
-                seeds[chunk],
-                settings,
-            )
+            texts, own = self._encode(prompts[chunk]), seeds[chunk]
+            images += draw(self.pipe, self._family, self.adapter, texts, at_step, own, settings)
         each = rows.expand(count, -1).tolist()
-        for image, text, number, row in zip(images, prompts, seeds, each, strict=True):
-            shares = dict(zip(self.names, row, strict=True))
-            image.info["morl"] = json.dumps({"prompt": text, "seed": number, "weights": shares})
+        for n, image in enumerate(images):
+            shares = dict(zip(self.names, each[n], strict=True))
+            made = {"prompt": prompts[n], "seed": seeds[n], "weights": shares}
+            slid_to = {"budgets": bounds[n % len(bounds)]} if self.adapter.budgets else {}
+            image.info["morl"] = json.dumps(made | slid_to)
         one = isinstance(prompt, str) and isinstance(seed, int) and count == 1
-        return images[0] if one and (callable(weights) or is_single(weights)) else images
+        single = (callable(weights) or is_single(weights)) and are_single(budgets)
+        return images[0] if one and single else images
 
     def sweep(
         self, prompt: str, start: str, end: str, points: int = 7, seed: int = 0, **options: Any
@@ -164,7 +166,12 @@ class Slider:
         return self.generate([prompt], path, seed, **options)
 
     def apply(
-        self, pipe: DiffusionPipeline, weights: OneWeight | None = None, *, force: bool = False
+        self,
+        pipe: DiffusionPipeline,
+        weights: OneWeight | None = None,
+        *,
+        budgets: OneBudgets | None = None,
+        force: bool = False,
     ) -> Slider:
         """Put the same adapter on your own pipeline, and return its slider.
 
@@ -175,26 +182,32 @@ class Slider:
         """
         slider = _attach(self.file, pipe, force)
         if weights is not None:
-            slider.hold(weights)
+            slider.hold(weights, budgets)
         return slider
 
-    def hold(self, weights: OneWeight) -> None:
-        """Let every later call of the pipeline itself use these weights."""
-        self.adapter.set_weights(parse_weights(weights, self.names))
+    def hold(self, weights: OneWeight, budgets: OneBudgets | None = None) -> None:
+        """Let every later call of the pipeline itself use these weights and budgets."""
+        self.adapter.set_weights(self._conditions(weights, budgets))
 
     @contextmanager
-    def at(self, weights: Weights) -> Iterator[None]:
-        """Let calls of the pipeline itself inside use these weights: one, or one an image."""
-        with self.adapter.bind(weight_rows(weights, self.names)):
+    def at(self, weights: Weights, budgets: Budgets | None = None) -> Iterator[None]:
+        """Let calls of the pipeline itself inside use these: one for all, or one an image."""
+        with self.adapter.bind(self._conditions(weights, budgets)):
             yield
 
-    def export(self, weights: OneWeight, path: str | Path, format: Layout = "diffusers") -> Path:
+    def export(
+        self,
+        weights: OneWeight,
+        path: str | Path,
+        format: Layout = "diffusers",
+        budgets: OneBudgets | None = None,
+    ) -> Path:
         """Write the plain LoRA that the adapter is at one weight vector, for tools without morl.
 
         format: "diffusers" (also read by ComfyUI) or "kohya" (A1111 and others; U-Nets only).
         """
-        row = parse_weights(weights, self.names)
-        self._note_region(row[None])
+        (row,) = self._conditions(weights, budgets)
+        self._note_region(row[None, : len(self.names)])
         return export_lora(
             self.adapter, row, path, format, pipeline=self.header.base.get("pipeline", "")
         )
@@ -202,6 +215,11 @@ class Slider:
     def remove(self) -> None:
         """Take the adapter off the pipeline, which is then as before."""
         self.adapter.remove()
+
+    def _conditions(
+        self, weights: Weights, budgets: Budgets | None
+    ) -> Float[Tensor, "rows condition"]:
+        return condition_rows(weights, self.names, budgets, self.adapter.budgets)
 
     def _note_region(self, rows: Float[Tensor, "rows objective"]) -> None:
         outside = sorted({text for row in rows.tolist() for text in self.header.outside(row)})
@@ -278,11 +296,3 @@ def _attach(file: Path, pipe: DiffusionPipeline, force: bool) -> Slider:
     denoiser = family_of(pipe).denoiser_of(pipe)
     adapter, header = load_adapter(file, denoiser, base_identity(pipe), pipe=pipe, force=force)
     return Slider(pipe, adapter, header, file)
-
-
-def _common_length(**lists: Sequence[Any] | Tensor) -> int:
-    count = max(len(entries) for entries in lists.values())
-    if any(len(entries) not in (1, count) for entries in lists.values()) or count == 0:
-        found = ", ".join(f"{len(entries)} {name}" for name, entries in lists.items())
-        raise ConfigError(f"prompts, weights and seeds must be one, or one an image; got {found}")
-    return count

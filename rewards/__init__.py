@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rewards.bound import baseline as baseline
+    from rewards.budgets import budget as budget
     from rewards.calibration import Calibration as Calibration
     from rewards.compose import R as R
     from rewards.compose import ensemble as ensemble
@@ -56,6 +57,7 @@ _HOME = {
     "Scores": "reward",
     "available": "registry",
     "baseline": "bound",
+    "budget": "budgets",
     "build": "registry",
     "ensemble": "compose",
     "max_": "compose",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rewards.budgets import Budget, BudgetRange
 from rewards.errors import ExpressionError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Constraint:
     """A bound on an expression over the samples where it applies, in raw units.
 
     It bounds the mean, or the `quantile` of that level; on the prompts of the class `where`, or on
-    all; by `threshold`, or by `baseline` times what the base model measures plus `threshold`.
+    all; by `threshold`, or by `baseline` times what the base model measures plus `threshold`. Where
+    it slides, `threshold` is its strictest end and `loosest` the other.
     """
 
     expression: Expression
@@ -77,6 +79,7 @@ class Constraint:
     quantile: float | None = None
     where: str | None = None
     baseline: float = 0.0
+    loosest: float | None = None
 
     @property
     def measured(self) -> str:
@@ -99,7 +102,16 @@ class Constraint:
         """What it is compared with, as text."""
         if self.baseline:
             return str(Baseline(self.baseline, self.threshold))
+        if self.loosest is not None:
+            return str(BudgetRange(*sorted((self.threshold, self.loosest))))
         return _shown(self.threshold)
+
+    @property
+    def budget(self) -> Budget | None:
+        """The bound as something to slide; None where it is one number."""
+        if self.loosest is None:
+            return None
+        return Budget(self.measured, self.threshold, self.loosest)
 
     @property
     def needs_base(self) -> bool:
@@ -112,7 +124,7 @@ class Constraint:
         return f"base model's {self.measured}"
 
     def event_budget(self, base_rate: float) -> float:
-        """The largest rate of held-out events; base_rate: that of the base model."""
+        """The largest rate of held-out events, at the strictest bound; base_rate: the base's."""
         if self.quantile is None:
             return self.threshold + self.baseline * base_rate
         return 1 - self.quantile if self.sense == "<=" else self.quantile

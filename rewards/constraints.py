@@ -18,7 +18,7 @@ SOFTNESS = 0.25
 def violation(
     costs: Float[Tensor, " batch"],
     valid: Bool[Tensor, " batch"],
-    threshold: float,
+    threshold: float | Float[Tensor, " batch"],
     sense: Sense,
     shares: Float[Tensor, " batch"] | None = None,
 ) -> tuple[float, int]:
@@ -27,13 +27,16 @@ def violation(
     v = mean_{i valid} p_i (c_i - d)  for "<=",  mean_{i valid} p_i (d - c_i)  for ">=";
     positive: violated
 
-    c_i: `costs` [B], raw units; d: `threshold`; p_i: `shares` [B], how far each sample's excess is
-    attributed to what asks, 1 where omitted. Without a valid sample v is 0 and the count 0.
+    c_i: `costs` [B], raw units; d: `threshold`, or d_i where each sample has its own; p_i: `shares`
+    [B], how far each sample's excess is attributed to what asks, 1 where omitted. Without a valid
+    sample v is 0 and the count 0.
     """
     count = int(valid.sum())
     if count == 0:
         return 0.0, 0
     values = costs.detach()[valid].double()
+    if isinstance(threshold, Tensor):
+        values, threshold = values - threshold.detach().to(values)[valid], 0.0
     if shares is not None:
         part = shares.detach().to(values)[valid]
         values, threshold = values * part, threshold * float(part.mean())
@@ -49,18 +52,21 @@ def measured(costs: Float[Tensor, " batch"], quantile: float | None) -> float:
 
 
 def exceedances(
-    costs: Float[Tensor, " batch"], threshold: float, sense: Sense, spread: float
+    costs: Float[Tensor, " batch"],
+    threshold: float | Float[Tensor, " batch"],
+    sense: Sense,
+    spread: float,
 ) -> Float[Tensor, " batch"]:
     """Whether each sample breaks its bound, with a gradient that pushes it back.
 
     x_i = 1 if z_i > 0 else 0,  dx_i = dz_i sigmoid(z_i / h),  z_i = s (c_i - d) / spread
 
-    c_i: `costs` [B], raw units; d: `threshold`; s = +1 for "<=", -1 for ">="; spread > 0: the base
-    model's standard deviation of c; h: `SOFTNESS`. The mean of x is the share of samples beyond
-    the bound, and Q_p(c) <= d exactly where that share is at most 1 - p: this is what a quantile
-    constraint measures, and what the policy gradient weighs. Its own derivative is 0 everywhere,
-    so a reward gradient follows that of a softened hinge, which does not vanish where a sample is
-    furthest out. Misleads as an estimate of the quantile itself, which it never forms.
+    c_i: `costs` [B], raw units; d: `threshold`, or each sample's own; s = +1 for "<=", -1 for ">=";
+    spread > 0: the base model's standard deviation of c; h: `SOFTNESS`. The mean of x is the share
+    of samples beyond the bound, and Q_p(c) <= d exactly where that share is at most 1 - p: this is
+    what a quantile constraint measures, and what the policy gradient weighs. Its own derivative is
+    0 everywhere, so a reward gradient follows that of a softened hinge, which does not vanish where
+    a sample is furthest out. Misleads as an estimate of the quantile itself, which it never forms.
     Source: proxy constraints of Cotter et al., arXiv 1804.06500 (the player of the parameters
     follows a surrogate, that of the multipliers the true rate).
     """
@@ -97,15 +103,18 @@ def lagrangian_penalty(
 def excesses(
     costs: Float[Tensor, "batch constraint"],
     valid: Bool[Tensor, "batch constraint"],
-    thresholds: Sequence[float] | Float[Tensor, " constraint"],
+    thresholds: Sequence[float | Float[Tensor, " batch"]] | Float[Tensor, " constraint"],
     senses: Sequence[Sense],
 ) -> Float[Tensor, "batch constraint"]:
     """Each sample's part in each violation: the batch mean of a column is its violation.
 
-    e_ij = s_j (c_ij - d_j) [i valid for j] B / n_j, with the symbols of `lagrangian_penalty`.
+    e_ij = s_j (c_ij - d_j) [i valid for j] B / n_j, with the symbols of `lagrangian_penalty`; d_ij
+    where a bound is each sample's own.
     """
     sign = costs.new_tensor([1.0 if sense == "<=" else -1.0 for sense in senses])
-    limit = costs.new_tensor([float(threshold) for threshold in thresholds])
+    limit = torch.zeros_like(costs)
+    for j, threshold in enumerate(thresholds):
+        limit[:, j] = threshold
     scale = len(costs) / valid.sum(dim=0).clamp(min=1)
     # `where`, not a product: what does not apply may be anything, even NaN.
     return torch.where(valid, (costs - limit) * sign, 0.0) * scale

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rewards.bound import Baseline
 from rewards.bound import Constraint as Constraint
 from rewards.bound import Sense as Sense
+from rewards.budgets import BudgetRange
 from rewards.errors import ExpressionError, nearest
 from rewards.facts import RewardFacts
 from rewards.registry import UserReward, facts_of
@@ -58,10 +59,10 @@ class Expression:
     def __neg__(self) -> Expression:
         return Binary("*", Number(-1.0), self)
 
-    def __le__(self, other: Expression | Baseline | float) -> Constraint:
+    def __le__(self, other: Expression | Baseline | BudgetRange | float) -> Constraint:
         return compare(self, "<=", other)
 
-    def __ge__(self, other: Expression | Baseline | float) -> Constraint:
+    def __ge__(self, other: Expression | Baseline | BudgetRange | float) -> Constraint:
         return compare(self, ">=", other)
 
     def __lt__(self, other: object) -> Constraint:
@@ -256,10 +257,15 @@ def number(value: Any) -> Expression:
     return Number(float(value))
 
 
-def compare(left: Expression, sense: Sense, right: Expression | Baseline | float) -> Constraint:
+def compare(
+    left: Expression, sense: Sense, right: Expression | Baseline | BudgetRange | float
+) -> Constraint:
     """Build a constraint; a bound that is itself an expression moves to the left."""
     if isinstance(right, Baseline):
         return Constraint(left, sense, right.offset, baseline=right.factor)
+    if isinstance(right, BudgetRange):
+        strictest, loosest = right.ends(sense)
+        return Constraint(left, sense, strictest, loosest=loosest)
     bound = number(right)
     if isinstance(bound, Number):
         return Constraint(left, sense, bound.value)

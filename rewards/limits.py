@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rewards.budgets import bound_at
 from rewards.calibration import moments
 from rewards.constraints import exceedances, measured
 from rewards.errors import CalibrationError
@@ -19,19 +20,33 @@ class Limit:
     """The mean of `values(costs)` may lie on the right `side` of `budget`.
 
     threshold: the bound in raw units; quantile: None for a bound on the mean; spread: the base
-    model's standard deviation, which scales the gradient of a quantile constraint.
+    model's standard deviation, which scales the gradient of a quantile constraint. Where the bound
+    slides, `threshold` is its strictest end, `loosest` the other, and `own` that of each sample.
     """
 
     threshold: float
     sense: Sense
     quantile: float | None = None
     spread: float = 1.0
+    loosest: float | None = None
+    own: Float[Tensor, " batch"] | None = None
+
+    def at(self, positions: Float[Tensor, " batch"]) -> Limit:
+        """The limit of samples whose bounds lie at these positions of the range (`bound_at`)."""
+        if self.loosest is None:
+            return self
+        return replace(self, own=bound_at(self.threshold, self.loosest, positions))
 
     @property
-    def budget(self) -> float:
-        """What the mean of `values` is compared with: the threshold, or a share of samples."""
+    def bound(self) -> float | Float[Tensor, " batch"]:
+        """The bound in raw units: one number, or each sample's own."""
+        return self.threshold if self.own is None else self.own
+
+    @property
+    def budget(self) -> float | Float[Tensor, " batch"]:
+        """What the mean of `values` is compared with: the bound, or a share of samples."""
         if self.quantile is None:
-            return self.threshold
+            return self.bound
         return 1 - self.quantile if self.sense == "<=" else self.quantile
 
     @property
@@ -43,7 +58,7 @@ class Limit:
         """The costs themselves, or which of them lie beyond the threshold; differentiable."""
         if self.quantile is None:
             return costs
-        return exceedances(costs, self.threshold, self.sense, self.spread)
+        return exceedances(costs, self.bound, self.sense, self.spread)
 
 
 def limits_of(
@@ -55,7 +70,7 @@ def limits_of(
 
 def _limit(constraint: Constraint, base: Mapping[str, tuple[float, float]]) -> Limit:
     if not constraint.needs_base:
-        return Limit(constraint.threshold, constraint.sense)
+        return Limit(constraint.threshold, constraint.sense, loosest=constraint.loosest)
     if constraint.base_key not in base:
         raise CalibrationError(
             f"{constraint} needs the base model's {constraint.measured}; call `fit` with the raw "
@@ -65,7 +80,9 @@ def _limit(constraint: Constraint, base: Mapping[str, tuple[float, float]]) -> L
     threshold = constraint.threshold
     if constraint.baseline:
         threshold += constraint.baseline * value
-    return Limit(threshold, constraint.sense, constraint.quantile, spread)
+    return Limit(
+        threshold, constraint.sense, constraint.quantile, spread, loosest=constraint.loosest
+    )
 
 
 def base_value(

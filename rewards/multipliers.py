@@ -1,9 +1,9 @@
-"""Multipliers as functions of the weight vector: one for all, one a vertex, or a surface."""
+"""Multipliers as functions of the weight vector (shared, per vertex, a surface) and of a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,26 +21,43 @@ NARROWNESS = 0.5
 
 @dataclass(frozen=True)
 class Dependence:
-    """How multipliers depend on the weight vector: linearly in a few parameters.
+    """How multipliers depend on the weight vector, and on a bound that slides: linearly.
 
     lambda_j(w) = sum_m phi_m(w) theta_mj,  phi_m(w) >= 0,  sum_m phi_m(w) = 1
+    lambda_j(w, t) = (1 - t_j) lambda_j0(w) + t_j lambda_j1(w),  over budgets
 
     M: `parameters`; phi: `basis`, [B,K] -> [B,M]; theta in [0, cap]: the numbers [M x J] that a
     `Controller` holds, constraints of one parameter beside each other. So lambda(w) lies between
     the smallest and the largest theta, needs no further bound, reaches 0 where the constraint is
-    slack, and the dual problem in theta stays concave.
+    slack, and the dual problem in theta stays concave. t_j: the position of a sample's own bound
+    in its range, 0 at the strictest end; each of the two `ends` has its thetas, those of the
+    strictest first, so a loose budget is free to cost little where a strict one costs much.
     """
 
     parameters: int
     basis: Callable[[Tensor], Tensor]
+    ends: int = 1
+
+    def over_budgets(self) -> Dependence:
+        """The same at either end of the constraints' ranges, linear in the position between."""
+        return replace(self, parameters=2 * self.parameters, ends=2)
 
     def at(
         self,
         theta: Float[Tensor, " parameter"],
         weights: Float[Tensor, "batch objective"],
+        positions: Float[Tensor, "batch constraint"] | None = None,
     ) -> Float[Tensor, "batch constraint"]:
-        """The multipliers of each sample, float64 and without gradient."""
-        return self._basis(weights) @ theta.view(self.parameters, -1)
+        """The multipliers of each sample, float64 and without gradient.
+
+        positions: t, 0 where a bound does not slide; None: all at the strictest.
+        """
+        basis = self._basis(weights)
+        strictest, *loosest = theta.view(self.ends, basis.shape[1], -1)
+        found = basis @ strictest
+        if positions is None or not loosest:
+            return found
+        return torch.lerp(found, basis @ loosest[0], positions.detach().cpu().double())
 
     def attributed(
         self,
@@ -48,24 +65,42 @@ class Dependence:
         costs: Float[Tensor, "batch constraint"],
         valid: Bool[Tensor, "batch constraint"],
         limits: Sequence[Limit],
+        positions: Float[Tensor, "batch constraint"] | None = None,
     ) -> Float[Tensor, " parameter"]:
         """The violation that each theta answers for: that of the samples near it.
 
         e_mj = sum_{i valid} phi_m(w_i) v_ij / sum_{i valid} phi_m(w_i)
 
-        v_ij: the excess of sample i. The numerator is what the chain rule gives, the gradient of
-        the Lagrangian; divided by the share of samples it is a mean violation. It vanishes at the
-        same theta, a rate means the same as for a single multiplier, and how many samples a batch
-        happens to have near m does not look like a change of the violation, which nuPI and PID
-        would answer to. A constraint that applies to no sample has violation 0.
+        v_ij: the excess of sample i over its own bound; over budgets phi_m counts times
+        1 - t_ij at the strictest end and t_ij at the loosest; t: the `positions` of `limits`. The
+        numerator is what the chain rule gives, the gradient of the Lagrangian; divided by the share
+        of samples it is a mean violation. It vanishes at the same theta, a rate means the same as
+        for a single multiplier, and how many samples a batch happens to have near m does not look
+        like a change of the violation, which nuPI and PID would answer to. A constraint that
+        applies to no sample has violation 0.
         """
         basis = self._basis(weights)
+        slid = torch.zeros(costs.shape, dtype=torch.float64)
+        if positions is not None:
+            slid = positions.detach().cpu().double()
         found = [
-            _near(limit.values(costs[:, j]), valid[:, j], limit, shares)
+            _near(limit.values(costs[:, j]), valid[:, j], limit, shares * end[:, j])
+            for end in (1 - slid, slid)[: self.ends]
             for shares in basis.T
             for j, limit in enumerate(limits)
         ]
         return torch.tensor(found, dtype=torch.float64)
+
+    def stuck(
+        self, capped: Bool[Tensor, " parameter"], limits: Sequence[Limit]
+    ) -> Bool[Tensor, " constraint"]:
+        """Which constraints have a theta at its cap, of those that answer to samples.
+
+        Of a bound that is one number the loosest end answers to none and stays where it started.
+        """
+        strictest, *loosest = capped.view(self.ends, -1, len(limits)).any(dim=1)
+        slides = torch.tensor([limit.loosest is not None for limit in limits])
+        return strictest | (loosest[0] & slides) if loosest else strictest
 
     def _basis(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch parameter"]:
         return self.basis(weights.detach().cpu().double())
@@ -112,6 +147,23 @@ def radial(centres: Float[Tensor, "centre objective"]) -> Dependence:
         return torch.softmax(-distance / (2 * width**2), dim=1)
 
     return Dependence(len(at), basis)
+
+
+def at_ends(
+    costs: Float[Tensor, "batch constraint"],
+    valid: Bool[Tensor, "batch constraint"],
+    limits: Sequence[Limit],
+    positions: Float[Tensor, "batch constraint"],
+) -> Float[Tensor, "end constraint"]:
+    """Each violation at the strictest and at the loosest end of its range, [2, J].
+
+    A sample counts by how near its bound lies to the end, as in `Dependence.attributed`, and is
+    measured against that bound. Where a bound is one number, both are the violation.
+    """
+    either = shared().over_budgets()
+    found = either.attributed(positions, costs, valid, limits, positions).view(2, -1)
+    slides = torch.tensor([limit.loosest is not None for limit in limits])
+    return torch.where(slides, found, found[:1])
 
 
 def controller(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from rewards.budgets import Budget
 from rewards.differentiability import undifferentiable
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import Constraint, Expression, Leaf
@@ -86,6 +87,26 @@ class Objective:
             name if names.count(name) == 1 else str(constraint)
             for name, constraint in zip(names, self.constraints, strict=True)
         )
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The bounds that slide, in the order of the constraints."""
+        found = (constraint.budget for constraint in self.constraints)
+        return tuple(budget for budget in found if budget is not None)
+
+    def at_budgets(self, bounds: Mapping[str, float]) -> Objective:
+        """The same with one bound for each budget, by its name; omitted ones: the strictest."""
+        fixed = (
+            constraint
+            if constraint.budget is None
+            else replace(
+                constraint,
+                threshold=bounds.get(constraint.measured, constraint.threshold),
+                loosest=None,
+            )
+            for constraint in self.constraints
+        )
+        return replace(self, constraints=tuple(fixed))
 
     @property
     def expressions(self) -> tuple[Expression, ...]:

@@ -7,6 +7,7 @@ import math
 import re
 
 from rewards.bound import Baseline, Sense
+from rewards.budgets import BudgetRange
 from rewards.errors import ExpressionError, nearest
 from rewards.expression import (
     CALLS,
@@ -62,7 +63,7 @@ def parse_constraint(text: str) -> Constraint:
     """Read `expression <= bound` or `expression >= bound`, or the same with the sides exchanged.
 
     Instead of an expression stands `mean(e, where="class")` or `quantile(e, 0.95)`, and instead of
-    a number `baseline() + 0.5`.
+    a number `baseline() + 0.5` or `budget(0.01, 0.2)`.
     """
     return _comparison(_tree(text), text)
 
@@ -74,10 +75,10 @@ def _comparison(node: ast.expr, text: str) -> Constraint:
     if not at_most and not isinstance(node.ops[0], ast.GtE):
         raise _no_constraint(text)
     left, right = (side(part, text, _node) for part in (node.left, node.comparators[0]))
-    if isinstance(left, Number | Baseline):
+    if isinstance(left, Number | Baseline | BudgetRange):
         left, right, at_most = right, left, not at_most
     sense: Sense = "<=" if at_most else ">="
-    if isinstance(left, Baseline) or isinstance(right, Statistic):
+    if isinstance(left, Baseline | BudgetRange) or isinstance(right, Statistic):
         raise _no_constraint(text)
     if isinstance(left, Statistic):
         return left.bounded(sense, right)

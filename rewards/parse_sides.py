@@ -7,22 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 from rewards.bound import Baseline, baseline
+from rewards.budgets import BudgetRange
 from rewards.errors import ExpressionError
 from rewards.expression import Expression
 from rewards.statistic import Statistic, mean, quantile
 
-Side = Expression | Statistic | Baseline
+Side = Expression | Statistic | Baseline | BudgetRange
 STATISTICS = ("mean", "quantile")
 
 
 def side(node: ast.expr, text: str, expression: Callable[[ast.expr, str], Expression]) -> Side:
-    """Read `mean(e, where="c")`, `quantile(e, 0.95, where="c")`, `0.5 * baseline() + 1`, or e.
+    """Read `mean(e, where="c")`, `quantile(e, 0.95, where="c")`, `0.5 * baseline() + 1`,
+    `budget(0.01, 0.2)`, or e.
 
     expression: how an expression is read. Raises ExpressionError with the offending part.
     """
     match node:
         case ast.Call(func=ast.Name(id=name)) if name in STATISTICS:
             return _statistic(name, node, text, expression)
+        case ast.Call(func=ast.Name(id="budget")):
+            return _budget(node, text)
     if any(_is_baseline(part) for part in ast.walk(node)):
         found = _relative(node, text)
         if isinstance(found, Baseline):
@@ -56,6 +60,22 @@ def _statistic(
     raise ExpressionError(
         f"{text!r}: a quantile's level is a number between 0 and 1; got {ast.unparse(node.args[1])}"
     )
+
+
+def _budget(node: ast.Call, text: str) -> BudgetRange:
+    ends = [_literal(end) for end in node.args]
+    match ends:
+        case [int() | float() as low, int() | float() as high] if not node.keywords:
+            return BudgetRange(low, high)
+    raise ExpressionError(f"{text!r}: write budget(low, high) with two numbers")
+
+
+def _literal(node: ast.expr) -> Any:
+    """A number, also a negative one; None for what is no literal."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
 
 
 def _is_baseline(node: ast.AST) -> bool:

@@ -52,15 +52,19 @@ def constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
         yield from (f"{where}: {problem}" for problem in _statistic_problems(constraint))
         # A bound relative to the base model is known once that is measured.
         low, high = bounds(expression) if not constraint.baseline else (-math.inf, math.inf)
-        if not math.isfinite(threshold):
+        ends = (threshold,) if constraint.loosest is None else (threshold, constraint.loosest)
+        if not all(map(math.isfinite, ends)):
             yield f"{where}: the threshold of {constraint.measured} must be finite; got {threshold}"
-        elif not low <= threshold <= high:
+        elif not all(low <= end <= high for end in ends):
             yield (
                 f"{where}: {constraint}: the threshold must lie in the range of {expression}, "
                 f"{low:g} .. {high:g}"
             )
-        if constraint in constraints[:position]:
+        earlier = constraints[:position]
+        if constraint in earlier:
             yield f"{where}: {constraint} is written twice"
+        elif len(ends) > 1 and any(c.budget and c.measured == constraint.measured for c in earlier):
+            yield f"{where}: {constraint.measured} has a budget already, and one slides at a time"
         key = (constraint.measured, constraint.baseline)
         least, most = limits.get(key, (-math.inf, math.inf))
         least, most = (
@@ -68,7 +72,9 @@ def constraint_problems(constraints: Sequence[Constraint]) -> Iterator[str]:
         )
         limits[key] = least, most
         if least > most:
-            floor, ceiling = (replace(constraint, threshold=end).bound for end in (least, most))
+            floor, ceiling = (
+                replace(constraint, threshold=end, loosest=None).bound for end in (least, most)
+            )
             yield f"{where}: {constraint.measured} cannot be both >= {floor} and <= {ceiling}"
 
 

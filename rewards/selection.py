@@ -26,10 +26,11 @@ class Where(Expression):
     @classmethod
     def of(cls, condition: Constraint, yes: Expression, no: Expression) -> Where:
         """Build it from a comparison; raises ExpressionError for one that is not of a sample."""
-        if condition.needs_base or condition.where is not None:
+        slides = condition.loosest is not None
+        if condition.needs_base or condition.where is not None or slides:
             raise ExpressionError(
-                f"where() asks each sample, so its condition takes no quantile, class of prompts "
-                f"or baseline(); got {condition}"
+                f"where() asks each sample, so its condition takes no quantile, class of prompts, "
+                f"baseline() or budget(); got {condition}"
             )
         return cls(condition.expression, condition.sense, condition.threshold, yes, no)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rewards.bound import Baseline, Constraint, Sense
+from rewards.budgets import BudgetRange
 from rewards.errors import ExpressionError
 from rewards.expression import Expression, Number, number
 
@@ -17,10 +18,10 @@ class Statistic:
     quantile: float | None = None
     where: str | None = None
 
-    def __le__(self, other: float | Baseline) -> Constraint:
+    def __le__(self, other: float | Baseline | BudgetRange) -> Constraint:
         return self.bounded("<=", other)
 
-    def __ge__(self, other: float | Baseline) -> Constraint:
+    def __ge__(self, other: float | Baseline | BudgetRange) -> Constraint:
         return self.bounded(">=", other)
 
     def __lt__(self, other: object) -> Constraint:
@@ -29,14 +30,19 @@ class Statistic:
     __gt__ = __lt__
 
     def bounded(self, sense: Sense, bound: object) -> Constraint:
-        """The constraint; raises ExpressionError for a bound that is neither number nor base."""
+        """The constraint; raises ExpressionError for a bound that is an expression."""
+        if isinstance(bound, BudgetRange):
+            strictest, loosest = bound.ends(sense)
+            return Constraint(
+                self.expression, sense, strictest, self.quantile, self.where, loosest=loosest
+            )
         if isinstance(bound, Baseline):
             offset, factor = bound.offset, bound.factor
         else:
             node = number(bound)
             if not isinstance(node, Number):
                 raise ExpressionError(
-                    f"{self} is bounded by a number or by baseline(); got {bound}"
+                    f"{self} is bounded by a number or by baseline() or budget(); got {bound}"
                 )
             offset, factor = node.value, 0.0
         return Constraint(

@@ -21,6 +21,7 @@ LAYERS = (
     ("rewards",),
     (
         "morl",
+        "morl.budgets",
         "morl.errors",
         "morl.option",
         "morl.prompt_sets",

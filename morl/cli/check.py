@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from morl.cli.budgets import add_budgets
 from morl.cli.table import render
 from morl.training.durable import replace_durably, require_writable
 
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   morl check runs/shapes --constraint "gold_unsafe <= 0.05" --simultaneous --json gate.json
   morl check runs/shapes --constraint "shapes_unsafe <= 0.05" --event 0.5 --weights aesthetic=1
   morl check runs/shapes --constraint "gold_alignment >= 0.6" --images 200
+  morl check runs/shapes --constraint "gold_unsafe <= 0.1" --budgets shapes_unsafe=0.1
 
 At each weight vector, images of held-out prompts are drawn with prompts and noise of their own, and
 a constraint passes if its one-sided bound at --confidence keeps the threshold: Clopper-Pearson for
@@ -64,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="like aesthetic=0.7,alignment=0.3; may be repeated (default: the run's grid)",
     )
+    add_budgets(parser)
     parser.add_argument(
         "--event",
         type=float,
@@ -85,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         tuple(arguments.weights),
         arguments.event,
         arguments.simultaneous,
+        arguments.budgets,
     )
     gate = check_run(arguments.run_or_file, terms)
     if arguments.json is not None:
@@ -101,6 +105,8 @@ def described(gate: Gate) -> str:
     kind = f"{100 * gate.level:.4g} % confidence at each weight vector"
     if gate.terms.simultaneous:
         kind += f", {100 * gate.terms.confidence:.4g} % for all together"
+    if gate.budgets:
+        kind += "; at " + ", ".join(f"{name} = {bound:g}" for name, bound in gate.budgets.items())
     header = (f"weights ({', '.join(gate.names)})", "images", "events", "mean", "bound", "verdict")
     lines = []
     for text, column in gate.verdicts.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from morl.cli.budgets import add_budgets
 from morl.errors import ConfigError, DataError
 from morl.prompts import read_prompts
 from morl.training.durable import require_writable
@@ -16,6 +17,7 @@ from morl.training.durable import require_writable
 EXAMPLES = """examples:
   morl generate runs/shapes --prompt "a large red star on a dark background" \\
       --weights aesthetic=0.7,alignment=0.3 --seed 0 --out star.png
+  morl generate runs/shapes --prompt "a blue ring" --budgets shapes_unsafe=0.05 --out ring.png
   morl generate runs/shapes --prompt "a blue ring" --sweep aesthetic:alignment:7 --out strip.png
 """
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -31,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--sweep", metavar="FROM:TO:POINTS", help="a strip from one objective to another"
     )
+    add_budgets(parser)
     parser.add_argument("--seed", type=int, default=0, help="same seed, same noise (default 0)")
     parser.add_argument("--steps", type=int, help="sampler steps (default: as trained)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: as trained)")
@@ -49,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     from morl.training.device import choose_device
 
     slider = load(arguments.run_or_file, device=choose_device("auto"))
-    sampler = {"steps": arguments.steps, "guidance": arguments.guidance}
+    sampler = {
+        "steps": arguments.steps,
+        "guidance": arguments.guidance,
+        "budgets": arguments.budgets,
+    }
     if sweep:
         strips = [slider.sweep(prompt, *sweep, arguments.seed, **sampler) for prompt in prompts]
         images = [side_by_side(strip) for strip in strips]

@@ -42,6 +42,7 @@ def objective_problems(config: Config) -> Iterator[str]:
     yield from _evaluation_problems(config, objective)
     yield from guard_problems(config, objective)
     yield from _multiplier_problems(config)
+    yield from _budget_problems(config, objective)
     facts = ALGORITHMS[config.algorithm.name]
     yield from _regime_problems(config, facts)
     blind = objective.undifferentiable()
@@ -111,6 +112,17 @@ def _multiplier_problems(config: Config) -> Iterator[str]:
         yield (
             "objective.utility_weight: 0 asks for the least departure from the base model under "
             "the constraints, and algorithm.kl_coef = 0 does not measure it; write kl_coef: 1"
+        )
+
+
+def _budget_problems(config: Config, objective: Objective) -> Iterator[str]:
+    """What cannot act on a bound that slides."""
+    slid = objective.budgets
+    yield from (f"adapter.{problem}" for problem in config.adapter.budget_problems(len(slid)))
+    if slid and config.objective.multiplier == "fixed":
+        yield (
+            f"objective.multiplier: a fixed penalty weighs every bound of {slid[0].name} alike, so "
+            "the budget would not act; use dual_ascent, nupi, pid or augmented_lagrangian"
         )
 
 

@@ -20,7 +20,9 @@ class ObjectiveConfig:
     subject_to: list[str] = option(
         [],
         'constraints on raw rewards, like "shapes_unsafe <= 0.03", "quantile(sharpness, 0.95) <= '
-        '0.2", "mean(contrast, where=\'portrait\') >= 0.3" or "saturation <= baseline() + 0.1"',
+        '0.2", "mean(contrast, where=\'portrait\') >= 0.3" or "saturation <= baseline() + 0.1"; of '
+        '"shapes_unsafe <= budget(0.01, 0.2)" the adapter learns the whole range, and its user '
+        "picks a bound",
     )
     scalarization: str = option("linear", "how a weight vector turns K rewards into one number")
     scalarization_params: dict[str, float] = option({}, "parameters of the scalarisation")

@@ -76,6 +76,13 @@ class WeightsConfig:
     )
     low: dict[str, float] = option({}, "least weight of an objective, by name; 0 where omitted")
     high: dict[str, float] = option({}, "largest weight of an objective, by name; 1 where omitted")
+    budget_ends: float = option(
+        0.5,
+        "share of the images drawn at the ends of a range budget(low, high), half of them at each; "
+        "the others lie between, uniform in the logarithm of the bound",
+        low=0,
+        high=1,
+    )
 
     def bounds(self, names: tuple[str, ...]) -> tuple[list[float], list[float]]:
         """Return least and largest weights in the order of `names`."""

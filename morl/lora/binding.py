@@ -18,7 +18,7 @@ from morl.lora.layer import Gate, GatedLayer
 
 
 class Binding:
-    """The one mutable state of an adapter: `rows` [B,K], None while off, no rows while unbound.
+    """The one mutable state of an adapter: `rows` [B,K + budgets], None while off, no rows unbound.
 
     All gates of a call are computed at its start, in its own gradient mode, because a sampler may
     bind without gradients and switch them on for its last steps. They are taken away at its end,
@@ -29,14 +29,14 @@ class Binding:
         self._layers = layers
         self._gates = gates
         self._input = next(iter(inspect.signature(denoiser.forward).parameters))
-        self.rows: Float[Tensor, "batch objective"] | None = torch.empty(0, 0)
+        self.rows: Float[Tensor, "batch condition"] | None = torch.empty(0, 0)
         self._hooks = (
             denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True),
             denoiser.register_forward_hook(self._after_call, always_call=True),
         )
 
     @contextmanager
-    def scope(self, rows: Float[Tensor, "batch objective"] | None) -> Iterator[None]:
+    def scope(self, rows: Float[Tensor, "batch condition"] | None) -> Iterator[None]:
         """Bind `rows` until the block ends, then what was bound before."""
         before, self.rows = self.rows, rows
         try:

@@ -26,7 +26,7 @@ ARCHITECTURES = {
 
 
 def collapse(
-    adapter: ConditionedAdapter, weights: Float[Tensor, " objective"]
+    adapter: ConditionedAdapter, weights: Float[Tensor, " condition"]
 ) -> dict[str, Tensor]:
     """Return the plain LoRA that the adapter is at one weight vector.
 
@@ -34,7 +34,8 @@ def collapse(
 
     Keys are `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, of the adapter's own rank. The
     factor alpha / rank is part of A', so the file means the same to a reader that knows no alpha
-    (alpha = rank). Raises WeightError unless `weights` is one vector of all objectives.
+    (alpha = rank). Raises WeightError unless `weights` is one vector of all objectives, with the
+    positions of the budgets behind or at the adapter's usual ones.
     """
     gates = adapter.layer_gates(weights)
     lora: dict[str, Tensor] = {}
@@ -73,13 +74,13 @@ def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def export_lora(
     adapter: ConditionedAdapter,
-    weights: Float[Tensor, " objective"],
+    weights: Float[Tensor, " condition"],
     path: str | Path,
     layout: Layout = "diffusers",
     *,
     pipeline: str = "",
 ) -> Path:
-    """Write the plain LoRA at one weight vector; the file names the weights that it stands for.
+    """Write the plain LoRA at one weight vector; the file names weights and budgets of it.
 
     pipeline: class name of the base, for kohya's own metadata. A LoRA that stood beside the
     adapter in training is not part of the file and is named in it. Raises ConfigError for a path
@@ -89,8 +90,13 @@ def export_lora(
     if file.suffix != ".safetensors":
         raise ConfigError(f"a LoRA is written as .safetensors; got {file.name!r}")
     network = network_of(adapter.denoiser)
-    shares = dict(zip(adapter.objectives, weights.tolist(), strict=True))
-    metadata = {"morl_weights": json.dumps(shares)}
+    count = len(adapter.objectives)
+    row = adapter.completed(weights[None])[0].tolist()
+    metadata = {"morl_weights": json.dumps(dict(zip(adapter.objectives, row[:count], strict=True)))}
+    if adapter.budgets:
+        slid = zip(adapter.budgets, row[count:], strict=True)
+        bounds = {b.name: float(f"{b.bound(at):.6g}") for b, at in slid}  # as precise as a row is
+        metadata["morl_budgets"] = json.dumps(bounds)
     if adapter.config.beside:
         metadata["morl_beside"] = Path(adapter.config.beside).name
     lora = collapse(adapter, weights)

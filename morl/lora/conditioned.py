@@ -19,6 +19,7 @@ from morl.lora.injection import ADAPTER, add_layers
 from morl.lora.layer import GatedLayer
 from morl.lora.plain import load_beside, read_plain, start_from
 from morl.lora.settings import AdapterConfig
+from rewards.budgets import Budget
 
 GATES = "morl_gates"  # the submodule of the denoiser that holds the core
 LISTED = 5  # names shown of a longer list
@@ -31,6 +32,10 @@ class ConditionedAdapter:
     at once, in the gradient mode of that call. Row i of a denoiser batch belongs to sample
     i % len(weights): [unconditional..., conditional...] under guidance, and one row of weights
     serves any batch. All parameters are fp32, whatever the denoiser's dtype.
+
+    Where `budgets` slide, a row is (w, t): their positions (`rewards.budgets.bound_at`) stand
+    behind the weight vector. A row of weights alone stands for the bounds in `usual`, the
+    strictest unless it is set.
     """
 
     def __init__(
@@ -40,12 +45,15 @@ class ConditionedAdapter:
         config: AdapterConfig,
         layers: Sequence[GatedLayer],
         gates: Gates,
+        budgets: Sequence[Budget] = (),
     ) -> None:
         self.denoiser = denoiser
         self.objectives = tuple(objectives)
         self.config = config
         self.layers = tuple(layers)
         self.gates = gates
+        self.budgets = tuple(budgets)
+        self.usual = {budget.name: budget.strictest for budget in self.budgets}
         self._binding = Binding(denoiser, self.layers, gates)
         self._originals: list[Tensor] = []
 
@@ -56,18 +64,20 @@ class ConditionedAdapter:
         objectives: Sequence[str],
         config: AdapterConfig,
         *,
+        budgets: Sequence[Budget] = (),
         seed: int = 0,
         pipe: DiffusionPipeline | None = None,
     ) -> ConditionedAdapter:
         """Wrap the target layers of a diffusers denoiser; it then equals what it was, bit for bit.
 
         All other parameters are frozen. LoRAs that are active already stay active and belong to
-        the reference. objectives: names in the order of the weight vector; seed: of A (and an mlp's
-        trunk); pipe: the pipeline that owns the denoiser, needed to read `init_from` and `beside`
-        with its own loader. Raises ConfigError for settings that cannot work, a second adapter, or
-        fused LoRAs.
+        the reference. objectives: names in the order of the weight vector; budgets: the bounds that
+        slide, in the order of their constraints; seed: of A (and an mlp's trunk); pipe: the
+        pipeline that owns the denoiser, needed to read `init_from` and `beside` with its loader.
+        Raises ConfigError for settings that cannot work, a second adapter, or fused LoRAs.
         """
-        problems = [f"adapter.{problem}" for problem in config.problems(len(objectives))]
+        unfit = (*config.problems(len(objectives)), *config.budget_problems(len(budgets)))
+        problems = [f"adapter.{problem}" for problem in unfit]
         if len(set(objectives)) != len(objectives) or not objectives:
             problems.append(f"objectives must be different names, at least one; got {objectives}")
         if pipe is None and (config.init_from or config.beside):
@@ -86,6 +96,7 @@ class ConditionedAdapter:
             len(objectives),
             len(layers),
             config.rank,
+            budgets=len(budgets),
             # A LoRA that is continued must start as it is at every weight.
             specialisation=0.0 if config.init_from else config.specialisation,
             generator=generator,
@@ -93,21 +104,22 @@ class ConditionedAdapter:
         denoiser.add_module(GATES, gates.to(layers[0].down.device))
         if source is not None:
             start_from(layers, source, str(config.init_from))
-        adapter = cls(denoiser, objectives, config, layers, gates)
+        adapter = cls(denoiser, objectives, config, layers, gates, budgets)
         adapter.strength = config.strength
         return adapter
 
     @contextmanager
-    def bind(self, weights: Float[Tensor, "*batch objective"]) -> Iterator[None]:
+    def bind(self, weights: Float[Tensor, "*batch condition"]) -> Iterator[None]:
         """Let every denoiser call inside use `weights`, [K] or [B,K]; the innermost binding counts.
 
-        Raises WeightError for another number of objectives and, at the call, for a batch that is
-        no multiple of len(weights); ConfigError while merged, as the weights would not count.
+        Or (w, t), [K + budgets] or [B,K + budgets]. Raises WeightError for another number of
+        objectives and, at the call, for a batch that is no multiple of len(weights); ConfigError
+        while merged, as the weights would not count.
         """
         with self._binding.scope(self._rows(weights)):
             yield
 
-    def set_weights(self, weights: Float[Tensor, "*batch objective"]) -> None:
+    def set_weights(self, weights: Float[Tensor, "*batch condition"]) -> None:
         """Change what is bound until the innermost `bind` ends, or for good outside of any."""
         self._binding.rows = self._rows(weights)
 
@@ -129,18 +141,28 @@ class ConditionedAdapter:
         for layer in self.layers:
             layer.module.set_scale(ADAPTER, value)
 
-    def layer_gates(self, weights: Float[Tensor, " objective"]) -> Float[Tensor, "layer rank"]:
-        """Return C(w) of every layer at one weight vector, without gradients."""
-        if weights.shape != (len(self.objectives),):
+    def layer_gates(self, weights: Float[Tensor, " condition"]) -> Float[Tensor, "layer rank"]:
+        """Return C(w), or C(w, t), of every layer at one weight vector, without gradients."""
+        widths = (len(self.objectives), len(self.objectives) + len(self.budgets))
+        if weights.ndim != 1 or len(weights) not in widths:
             raise WeightError(
                 f"one weight vector of {len(self.objectives)} entries "
                 f"({', '.join(self.objectives)}) is needed; got {list(weights.shape)}"
             )
         with torch.no_grad():
-            gates: Tensor = self.gates(weights[None].to(self.layers[0].down))[0]
+            gates: Tensor = self.gates(self.completed(weights[None]).to(self.layers[0].down))[0]
         return gates
 
-    def merge(self, weights: Float[Tensor, " objective"]) -> None:
+    def completed(
+        self, rows: Float[Tensor, "batch condition"]
+    ) -> Float[Tensor, "batch complete_condition"]:
+        """Rows of weights alone with the positions of `usual` behind; others as they are."""
+        if rows.shape[1] != len(self.objectives) or not self.budgets:
+            return rows
+        usual = rows.new_tensor([b.position(self.usual[b.name]) for b in self.budgets])
+        return torch.cat([rows, usual.expand(len(rows), -1)], dim=1)
+
+    def merge(self, weights: Float[Tensor, " condition"]) -> None:
         """Write the update at one weight vector, and active plain LoRAs, into the base weights.
 
         The denoiser then runs at its bare speed; `unmerge` brings back the base bit for bit, from
@@ -236,15 +258,17 @@ class ConditionedAdapter:
         else:
             model.delete_adapters(ADAPTER)
 
-    def _rows(self, weights: Tensor) -> Float[Tensor, "batch objective"]:
+    def _rows(self, weights: Tensor) -> Float[Tensor, "batch condition"]:
         self._refuse_merged()
         rows = weights[None] if weights.ndim == 1 else weights
-        if rows.ndim != 2 or rows.shape[1] != len(self.objectives) or not len(rows):
+        count, slides = len(self.objectives), len(self.budgets)
+        if rows.ndim != 2 or rows.shape[1] not in (count, count + slides) or not len(rows):
+            further = f" or [batch, {count + slides}] with budgets" if slides else ""
             raise WeightError(
-                f"`weights` must have shape [batch, {len(self.objectives)}] "
+                f"`weights` must have shape [batch, {count}]{further} "
                 f"({', '.join(self.objectives)}); got {list(weights.shape)}"
             )
-        return rows.to(self.layers[0].down)
+        return self.completed(rows).to(self.layers[0].down)
 
     def _refuse_merged(self) -> None:
         merged = [layer.path for layer in self.layers if layer.module.merged]

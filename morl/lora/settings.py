@@ -31,6 +31,15 @@ class AdapterConfig:
     init_from: str | None = option(None, "LoRA file to start from; C(w) then starts at 1")
     beside: str | None = option(None, "LoRA file that stays frozen beside the trained one")
 
+    def budget_problems(self, budgets: int) -> list[str]:
+        """Return what is wrong with these settings where `budgets` bounds slide."""
+        if not budgets or self.core in ("linear", "mlp"):
+            return []
+        return [
+            f"core: {self.core} gives a budget nothing to act on, so the bounds would not slide; "
+            "use linear or mlp, or bound the constraints by one number each"
+        ]
+
     def problems(self, objectives: int) -> list[str]:
         """Return what is wrong with these settings for K = `objectives`, each with its field."""
         found = []

@@ -17,8 +17,11 @@ from morl.errors import ConfigError, IntegrityError
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.file import read_safetensors, write_safetensors
 from morl.lora.settings import AdapterConfig
+from rewards.budgets import Budget
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_BUDGETS = 1
+"""The format before budgets; a file without any is still written in it, for older readers."""
 ADAPTER_FILE = "adapter.safetensors"  # its name in a run directory
 KEY = "morl_adapter"
 LISTED = 5
@@ -33,6 +36,7 @@ class AdapterHeader:
     `low` and `high`, the bounds of the weights that training drew, one entry an objective.
     calibration: `rewards.Calibration.to_dict()`. sampling: `steps`, `guidance` and whatever else
     sampling is meant to use. beside_sha256: of the LoRA file that stays beside it. notes: free.
+    budgets: the bounds that slide, in the order of their positions behind the weights.
     """
 
     objectives: tuple[str, ...]
@@ -43,7 +47,12 @@ class AdapterHeader:
     sampling: Mapping[str, float] = field(default_factory=dict)
     beside_sha256: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT
+    budgets: tuple[Budget, ...] = ()
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say what this header says."""
+        return FORMAT if self.budgets else WITHOUT_BUDGETS
 
     def __post_init__(self) -> None:
         count = len(self.objectives)
@@ -66,14 +75,17 @@ class AdapterHeader:
 
     def to_json(self) -> str:
         """Return the header as strict JSON; raises ValueError for NaN and infinities."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False, sort_keys=True)
+        values = {**dataclasses.asdict(self), "format_version": self.format_version}
+        if not self.budgets:
+            del values["budgets"]
+        return json.dumps(values, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> AdapterHeader:
         """Read a header; raises IntegrityError, naming `source`, for a newer or damaged one."""
         try:
             values = json.loads(text)
-            version = int(values["format_version"])
+            version = int(values.pop("format_version"))
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{source}: its header is damaged ({error})") from error
         if version > FORMAT:
@@ -84,6 +96,7 @@ class AdapterHeader:
         try:
             values["objectives"] = tuple(values["objectives"])
             values["config"] = AdapterConfig(**values["config"])
+            values["budgets"] = tuple(Budget(**budget) for budget in values.get("budgets", ()))
             return cls(**values)
         except (KeyError, TypeError, ConfigError) as error:
             raise IntegrityError(f"{source}: its header is damaged ({error})") from error
@@ -95,11 +108,10 @@ def save_adapter(path: str | Path, adapter: ConditionedAdapter, header: AdapterH
     Raises ConfigError if the header is of another adapter, IntegrityError for values that are not
     finite, ResourceError where the file cannot be written.
     """
-    if header.objectives != adapter.objectives or header.config != adapter.config:
-        raise ConfigError(
-            f"the header is of another adapter: {header.objectives}, {header.config}; this one is "
-            f"{adapter.objectives}, {adapter.config}"
-        )
+    told = (header.objectives, header.config, header.budgets)
+    own = (adapter.objectives, adapter.config, adapter.budgets)
+    if told != own:
+        raise ConfigError(f"the header is of another adapter: {told}; this one is {own}")
     write_safetensors(path, adapter.state_dict(), {KEY: header.to_json()})
     return Path(path)
 
@@ -138,7 +150,9 @@ def load_adapter(
     _refuse_other_base(path, header, base, force)
     _refuse_other_beside(path, header)
     config = dataclasses.replace(header.config, init_from=None)
-    adapter = ConditionedAdapter.inject(denoiser, header.objectives, config, pipe=pipe)
+    adapter = ConditionedAdapter.inject(
+        denoiser, header.objectives, config, budgets=header.budgets, pipe=pipe
+    )
     own = {name: parameter.shape for name, parameter in adapter.named_parameters()}
     unmatched = sorted(
         name

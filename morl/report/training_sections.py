@@ -42,10 +42,12 @@ def training_sections(metrics: Sequence[Mapping[str, Any]], config: Config) -> I
         )
     objective = Objective.from_dict(config.objective.to_objective())
     for name, constraint in zip(objective.constraint_names, objective.constraints, strict=True):
+        slides = " Every image was held to a bound of its own; the line is the strictest."
         yield section(
             f"Constraint in training: {constraint}",
             "What a batch measures of the learned cost, plus pessimism, and the multiplier (its "
-            "mean over the batch where it depends on the weight vector).",
+            "mean over the batch where it depends on the weight vector)."
+            + ("" if constraint.budget is None else slides),
             constraint_figure(
                 metrics, name, metrics[-1].get(f"threshold/{name}", constraint.threshold)
             ),

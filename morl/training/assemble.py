@@ -60,10 +60,12 @@ def assemble(config: Config) -> Assembly:
     )
     family = family_of(pipe)
     identity = base_identity(pipe)
+    objective = Objective.from_dict(config.objective.to_objective())
     adapter = ConditionedAdapter.inject(
         family.denoiser_of(pipe),
         config.names,
         config.adapter,
+        budgets=objective.budgets,
         seed=config.training.seed,
         pipe=pipe,
     )
@@ -72,7 +74,6 @@ def assemble(config: Config) -> Assembly:
         checkpoint_decoder(pipe)
     if config.base.compile:
         compile_blocks(family.denoiser_of(pipe))
-    objective = Objective.from_dict(config.objective.to_objective())
     ledger = Ledger()
     sampler = Sampler(
         pipe,

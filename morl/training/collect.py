@@ -103,7 +103,7 @@ class Collector(ABC):
         self,
         images: Float[Tensor, "rows 3 pixel_row pixel_column"],
         prompts: Sequence[str],
-        weights: Float[Tensor, "rows objective"],
+        weights: Float[Tensor, "rows condition"],
         group: Int[Tensor, " batch"],
     ) -> Scored:
         """Score images and add them to what the step saw; rows repeat the batch, as `group`."""

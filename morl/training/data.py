@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from morl.budgets import sample_positions
 from morl.randomness import generator
 from morl.weights import sample_weights
 
@@ -18,12 +19,14 @@ class TrainingBatch:
     """The questions of one step, before any image exists.
 
     `group` numbers the (prompt, weight vector) pairs; images of one group share both. The same
-    `weights` tensor reaches the gates, the scalarisation, the multipliers and the groups.
+    `weights` tensor reaches the gates, the scalarisation, the multipliers and the groups. Where
+    bounds slide, its rows hold the position of each budget behind the weight vector
+    (`morl.training.conditions`), and images of a group share those too.
     """
 
     step: int
     prompts: tuple[str, ...]
-    weights: Float[Tensor, "batch objective"]
+    weights: Float[Tensor, "batch condition"]
     group: Int[Tensor, " batch"]
 
 
@@ -34,6 +37,7 @@ class BatchPlan:
     `batch_size` images on each rank; `group_size` images share (prompt, weight vector);
     `weights_per_prompt` weight vectors share a prompt. Algorithms without groups use 1 and 1.
     The first `vertices_first` steps draw vertices alone, the others the strata of `sample_weights`.
+    `budgets` bounds slide, the share `budget_ends` of their draws at the ends of their ranges.
     """
 
     prompts: Sequence[str]
@@ -47,6 +51,8 @@ class BatchPlan:
     vertices_first: int = 0
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    budgets: int = 0
+    budget_ends: float = 0.5
 
     def __post_init__(self) -> None:
         per_prompt = self.group_size * self.weights_per_prompt
@@ -74,6 +80,13 @@ class BatchPlan:
             low=self.low,
             high=self.high,
         )
+        positions = sample_positions(
+            generator(self.seed, step, rank, "budgets"),
+            len(weights),
+            self.budgets,
+            ends=self.budget_ends,
+        )
+        weights = torch.cat([weights, positions], dim=1)
         group = torch.arange(len(weights)).repeat_interleave(self.group_size)
         return TrainingBatch(
             step=step,

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from morl.budgets import OneBudgets, parse_budgets
 from morl.config.tree import Config
 from morl.fronts.events import EventRates, Rate
 from morl.fronts.front import FORMAT, Front
@@ -27,23 +28,28 @@ from morl.training.judge import Judge, Scores, judge_of, score_images
 from morl.training.run import RunDirectory
 from morl.training.state import read_statistics
 from morl.weights import das_dennis, edge_path
+from rewards.objective import Objective
 
 IDEAL_SDS = 2.0  # an axis without a frozen ideal ends two base standard deviations above the base
 EVENT = 0.5  # a held-out cost above this counts as an event
 
 
 def evaluate_run(
-    run_dir: str | Path, rewards: Sequence[str] | None = None, full: bool = False
+    run_dir: str | Path,
+    rewards: Sequence[str] | None = None,
+    full: bool = False,
+    budgets: OneBudgets | None = None,
 ) -> Path:
     """Write `front.json` for a trained run and return its path.
 
     rewards: further expressions, reported at each weight vector; full: also the edge paths that
-    controllability is judged by. Held-out prompts and noise are shared by all weight vectors, so
-    differences are paired; constraints are judged on prompts and noise drawn anew for each.
+    controllability is judged by; budgets: where the bounds that slide are put, the strictest where
+    omitted. Held-out prompts and noise are shared by all weight vectors, so differences are
+    paired; constraints are judged on prompts and noise drawn anew for each.
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    parts = trained(run, run.path / ADAPTER_FILE)
+    parts = trained(run, run.path / ADAPTER_FILE, budgets)
     judge = judge_of(config, parts, rewards or ())
     prompts = load_prompts(config.prompts.held_out, "held_out", config.training.seed)
     result = measure(parts, judge, prompts, full=full)
@@ -51,13 +57,21 @@ def evaluate_run(
     return run.write_json("front.json", result)
 
 
-def trained(run: RunDirectory, file: Path) -> Assembly:
-    """Load a run with an adapter file of its own, to be judged: with evaluation's sampler."""
-    parts = assemble(_sampling(run.config()))
+def trained(run: RunDirectory, file: Path, budgets: OneBudgets | None = None) -> Assembly:
+    """Load a run with an adapter file of its own, to be judged: with evaluation's sampler.
+
+    budgets: of all images that name none, and what the constraints then say; the strictest where
+    omitted. Raises ConfigError for what does not slide or lies outside of its range.
+    """
+    config = _sampling(run.config())
+    slid = Objective.from_dict(config.objective.to_objective()).budgets
+    bounds = parse_budgets(budgets, slid)
+    parts = assemble(config)
     _, parameters = read_adapter(file)
     parts.adapter.load_state_dict(parameters)
+    parts.adapter.usual = bounds
     parts.bound.statistics = read_statistics(run)
-    return parts
+    return replace(parts, objective=parts.objective.at_budgets(bounds))
 
 
 def weight_grid(config: Config) -> Float[Tensor, "point objective"]:
@@ -121,6 +135,7 @@ def measure(
         "format": FORMAT,
         "names": list(config.names),
         "constraints": [str(c) for c in parts.objective.constraints],
+        "budgets": parts.adapter.usual,
         "images_per_weight": config.evaluation.images_per_weight,
         "fronts": {
             space: {**front.to_dict(), **front.summary()}

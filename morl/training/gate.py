@@ -37,7 +37,8 @@ class Terms:
     constraints: text as in a recipe; weights: weight vectors as text, the run's grid where empty;
     images: drawn anew for each weight vector; event: a value above this counts as an event, and
     constraints bound its rate; simultaneous: the confidence is that of all constraints and weight
-    vectors together (Bonferroni) instead of each alone.
+    vectors together (Bonferroni) instead of each alone; budgets: where the bounds that slide are
+    put, as text, the strictest where omitted.
     """
 
     constraints: tuple[str, ...]
@@ -46,6 +47,7 @@ class Terms:
     weights: tuple[str, ...] = ()
     event: float | None = None
     simultaneous: bool = False
+    budgets: str | None = None
 
     def parsed(self) -> tuple[Constraint, ...]:
         """Read the constraints; raises ExpressionError or ConfigError with every problem."""
@@ -61,6 +63,12 @@ class Terms:
             f"--constraint: {c}: baseline() is what a run measured at its start; write a number"
             for c in found
             if c.baseline
+        ]
+        problems += [
+            f"--constraint: {c}: a verdict is on one bound; write a number, and the budget that "
+            "the adapter is put at as --budgets"
+            for c in found
+            if c.budget is not None
         ]
         if self.event is not None:
             problems += [
@@ -93,6 +101,7 @@ class Gate:
     level: float
     weights: tuple[tuple[float, ...], ...]
     verdicts: dict[str, tuple[Verdict, ...]]
+    budgets: dict[str, float]
 
     @property
     def holds(self) -> bool:
@@ -111,6 +120,7 @@ class Gate:
             "confidence_of_each": self.level,
             "images": self.terms.images,
             "event": self.terms.event,
+            "budgets": self.budgets,
             "constraints": {
                 text: [
                     {"weights": list(w), **v.to_dict()}
@@ -134,7 +144,7 @@ def check_run(run_or_file: Path, terms: Terms) -> Gate:
     grid = weight_grid(config)
     if terms.weights:
         grid = torch.stack([parse_weights(text, config.names) for text in terms.weights])
-    parts = trained(run, file)
+    parts = trained(run, file, terms.budgets)
     bound = BoundObjective(
         Objective((), constraints), device=choose_device(config.training.accelerator)
     )
@@ -156,6 +166,7 @@ def check_run(run_or_file: Path, terms: Terms) -> Gate:
         level,
         tuple(tuple(row) for row in grid.tolist()),
         {text: tuple(column) for text, column in columns.items()},
+        parts.adapter.usual,
     )
 
 

@@ -33,12 +33,14 @@ class Handling:
         violations: Float[Tensor, " constraint"],
         limits: Sequence[Limit],
         weights: Float[Tensor, "batch objective"],
+        positions: Float[Tensor, "batch constraint"],
         theta: Float[Tensor, " parameter"],
     ) -> dict[str, float]:
         """Violations and multipliers by name.
 
         Of multipliers that depend on the weight vector: mean, least and largest over the batch,
-        and those at each vertex; of bounds relative to the base model: the bound in raw units.
+        and those at each vertex (at the strictest bound); of bounds relative to the base model:
+        the bound in raw units.
         """
         names = objective.constraint_names
         shown = {f"violation/{n}": v for n, v in zip(names, violations.tolist(), strict=True)}
@@ -48,7 +50,7 @@ class Handling:
         if self.dependence.parameters == 1:
             values = zip(names, theta.tolist(), strict=True)
             return shown | {f"multiplier/{name}": value for name, value in values}
-        seen = self.dependence.at(theta, weights)
+        seen = self.dependence.at(theta, weights, positions)
         vertices = self.dependence.at(theta, torch.eye(weights.shape[1]))
         for j, name in enumerate(names):
             shown[f"multiplier/{name}"] = float(seen[:, j].mean())
@@ -56,4 +58,23 @@ class Handling:
             shown[f"multiplier_max/{name}"] = float(seen[:, j].max())
             for vertex, value in zip(objective.names, vertices[:, j].tolist(), strict=True):
                 shown[f"multiplier_at/{name}/{vertex}"] = value
+        return shown
+
+    def logged_at_ends(
+        self,
+        objective: Objective,
+        violations: Float[Tensor, "end constraint"],
+        weights: Float[Tensor, "batch objective"],
+        theta: Float[Tensor, " parameter"],
+    ) -> dict[str, float]:
+        """Violation and mean multiplier at either end of the range of a bound that slides."""
+        shown: dict[str, float] = {}
+        for number, end in enumerate(("strictest", "loosest")):
+            positions = torch.full((len(weights), len(objective.constraints)), float(number))
+            multipliers = self.dependence.at(theta, weights, positions).mean(dim=0)
+            named = zip(objective.constraint_names, objective.constraints, strict=True)
+            for j, (name, constraint) in enumerate(named):
+                if constraint.budget is not None:
+                    shown[f"violation_{end}/{name}"] = float(violations[number, j])
+                    shown[f"multiplier_{end}/{name}"] = float(multipliers[j])
         return shown

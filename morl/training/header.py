@@ -8,7 +8,7 @@ from rewards.calibration import Calibration
 
 
 def adapter_header(parts: Assembly, calibration: Calibration) -> AdapterHeader:
-    """Objectives in order, base model, calibration, sampler and trained region of an adapter."""
+    """Objectives and budgets in order, base model, calibration, sampler and trained region."""
     config = parts.config
     low, high = config.weights.bounds(config.names)
     beside = config.adapter.beside
@@ -23,5 +23,6 @@ def adapter_header(parts: Assembly, calibration: Calibration) -> AdapterHeader:
         region={"low": low, "high": high},
         sampling=sampling,
         beside_sha256=None if beside is None else digest_of(beside),
+        budgets=parts.adapter.budgets,
         notes={"objective_sha256": parts.objective.digest},
     )

@@ -57,11 +57,11 @@ def judge_of(config: Config, parts: Assembly, also: Sequence[str]) -> Judge:
     held_out = config.evaluation.held_out
     if not all(name in held_out for name in config.names):
         return Judge(bound, None)
+    # Names as they are configured: a constraint put at one of its budgets may read otherwise.
+    named = zip(parts.bound.objective.constraint_names, parts.objective.constraints, strict=True)
     constraints = tuple(
         replace(constraint, expression=parse_expression(held_out[name]))
-        for name, constraint in zip(
-            parts.objective.constraint_names, parts.objective.constraints, strict=True
-        )
+        for name, constraint in named
         if name in held_out
     )
     gold = Objective(

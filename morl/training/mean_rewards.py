@@ -1,4 +1,4 @@
-"""The mean rewards that the adapter has reached, as a function of the weight vector."""
+"""The mean rewards that the adapter has reached, as a function of what it is conditioned on."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ class MeanRewards:
     m_k(w) = w^T (S_k + ridge I)^-1 t_k
     S_k <- decay S_k + sum_i v_ik w_i w_i^T,  t_k <- decay t_k + sum_i v_ik w_i r_ik
 
-    w [K] on the simplex (its entries sum to 1, so the fit has an intercept), r [K] calibrated
-    rewards, v_ik: 1 where reward k applies to sample i, else 0. Linear in w: it misleads where the
-    front bends strongly. Before any sample m = 0, the base model's mean in calibrated units.
+    w [F]: the weight vector (on the simplex: its K entries sum to 1, so the fit has an intercept),
+    with the positions of F - K budgets behind; r [K] calibrated rewards, v_ik: 1 where reward k
+    applies to sample i, else 0. Linear in w: it misleads where the front bends strongly, and where
+    a budget acts at one weight vector and not at another. Before any sample m = 0, the base model's
+    mean in calibrated units.
     """
 
-    def __init__(self, objectives: int, decay: float = 0.9, ridge: float = 1.0) -> None:
+    def __init__(
+        self, objectives: int, decay: float = 0.9, ridge: float = 1.0, budgets: int = 0
+    ) -> None:
+        features = objectives + budgets
         self.decay = decay
         self.ridge = ridge
-        self.moments = torch.zeros(objectives, objectives, objectives, dtype=torch.float64)
-        self.products = torch.zeros(objectives, objectives, dtype=torch.float64)
+        self.moments = torch.zeros(objectives, features, features, dtype=torch.float64)
+        self.products = torch.zeros(features, objectives, dtype=torch.float64)
 
     def update(
         self,
-        weights: Float[Tensor, "batch objective"],
+        weights: Float[Tensor, "batch condition"],
         rewards: Float[Tensor, "batch objective"],
         valid: Bool[Tensor, "batch objective"],
     ) -> None:
@@ -36,9 +41,9 @@ class MeanRewards:
         self.moments = self.decay * self.moments + torch.einsum("bk,bi,bj->kij", applies, w, w)
         self.products = self.decay * self.products + w.T @ (applies * r)
 
-    def at(self, weights: Float[Tensor, "batch objective"]) -> Float[Tensor, "batch objective"]:
-        """The estimated mean reward vector at each weight vector."""
-        eye = torch.eye(self.moments.shape[0], dtype=torch.float64)
+    def at(self, weights: Float[Tensor, "batch condition"]) -> Float[Tensor, "batch objective"]:
+        """The estimated mean reward vector at each row."""
+        eye = torch.eye(self.moments.shape[1], dtype=torch.float64)
         slopes = torch.linalg.solve(self.moments + self.ridge * eye, self.products.T[..., None])
         return (weights.detach().cpu().double() @ slopes[..., 0].T).to(weights)
 

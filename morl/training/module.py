@@ -167,7 +167,7 @@ class AlignmentModule(LightningModule):
         if self._rows is None:
             return {}
         draws = generator(self.plan.seed, questions.step, self.global_rank, "aggregation")
-        weights = questions.weights.mean(dim=0)
+        weights = self.utility.conditions.weights(questions.weights).mean(dim=0)
         gradient = aggregate(self.utility.aggregation, self._rows, weights, draws)
         plain = self._rows.sum(dim=0)
         add_gradient(self.adapter.parameters(), gradient)

@@ -40,9 +40,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a step saw, without gradients: the input of every running estimate and of the log."""
+    """What a step saw, without gradients: the input of every running estimate and of the log.
 
-    weights: Float[Tensor, "batch objective"]
+    weights: rows of a `TrainingBatch`.
+    """
+
+    weights: Float[Tensor, "batch condition"]
     rewards: Float[Tensor, "batch objective"]
     valid: Bool[Tensor, "batch objective"]
     std: Float[Tensor, "batch objective"]
@@ -55,7 +58,7 @@ class Observation:
 
     @classmethod
     def of(
-        cls, table: ObjectiveTable, scored: Scored, weights: Float[Tensor, "batch objective"]
+        cls, table: ObjectiveTable, scored: Scored, weights: Float[Tensor, "batch condition"]
     ) -> Observation:
         return cls(
             weights.detach(),

@@ -162,6 +162,8 @@ def build_module(
         vertices_first=round(config.weights.vertices_first * config.training.steps),
         low=low,
         high=high,
+        budgets=len(parts.objective.budgets),
+        budget_ends=config.weights.budget_ends,
     )
     optimiser = OptimiserSettings(
         learning_rate=config.training.learning_rate,
@@ -183,6 +185,8 @@ def _utility(parts: Assembly, calibration: Calibration) -> TrainingUtility:
         dependence = per_vertex(len(names))
     elif settings.multiplier_of_weights == "implicit":
         dependence = radial(das_dennis(len(names), IMPLICIT_PARTITIONS))
+    if parts.objective.budgets:
+        dependence = dependence.over_budgets()
     duals = None
     if parts.objective.constraints:
         duals = controller(

@@ -16,6 +16,7 @@ from torch import Tensor
 from morl.algorithms.advantages import group_advantages
 from morl.algorithms.normalization import Normalize, divisors
 from morl.algorithms.tail import tail_weights
+from morl.training.conditions import Conditions
 from morl.training.feasibility import Feasibility
 from morl.training.handling import Handling
 from morl.training.mean_rewards import MeanRewards
@@ -26,6 +27,7 @@ from rewards.constraints import excesses, violation, weighed
 from rewards.controllers import Controller
 from rewards.evaluate import ObjectiveTable
 from rewards.limits import Limit, limits_of
+from rewards.multipliers import at_ends
 from rewards.objective import Objective
 from rewards.scalarization import utility, utility_gradient
 
@@ -38,7 +40,8 @@ class TrainingUtility:
     nothing ("base"), each reward's own std ("group_std"), or the std of their weighted raw sum
     ("group_std_sum"). tail in (0, 1]: the share of the prompts, the worst ones, whose mean utility
     is optimised; constraints still hold on average over all. aggregation: how the gradients of the
-    objectives become one (`morl.algorithms.aggregation_facts`).
+    objectives become one (`morl.algorithms.aggregation_facts`). What is called `weights` here are
+    rows of a `TrainingBatch`, read by `conditions`: each sample is held to its own bounds.
     """
 
     def __init__(
@@ -60,14 +63,15 @@ class TrainingUtility:
         self.normalize = normalize
         self.tail = tail
         self.aggregation = aggregation
-        self.means = MeanRewards(len(objective.names))
+        self.conditions = Conditions.of(objective)
+        self.means = MeanRewards(len(objective.names), budgets=self.conditions.budgets)
         self.shares = torch.ones(len(objective.names))
         """Factors on the objectives' coefficients, which a guard may lower."""
 
     def score(
         self,
         table: ObjectiveTable,
-        weights: Float[Tensor, "batch objective"],
+        weights: Float[Tensor, "batch condition"],
         group: Int[Tensor, " batch"] | None = None,
     ) -> Scored:
         """Calibrate, scalarise and penalise; gradients flow to the images, never to the state.
@@ -83,16 +87,16 @@ class TrainingUtility:
             table.reward_valid,
             torch.zeros_like(rewards),
             torch.zeros_like(rewards[:, 0]),
-            self._excess(table),
+            self._excess(table, weights),
             torch.ones_like(rewards),
             group.to(rewards.device),
             torch.zeros_like(rewards),
         )
         return self.rescored(scored, weights)
 
-    def rescored(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Scored:
+    def rescored(self, scored: Scored, weights: Float[Tensor, "batch condition"]) -> Scored:
         """The same images as other weight vectors see them."""
-        own = weights.detach().to(scored.rewards)
+        own = self.conditions.weights(weights).detach().to(scored.rewards)
         scored = replace(scored, weights=applicable_weights(own, scored.valid))
         scale = divisors(
             self.normalize,
@@ -109,7 +113,7 @@ class TrainingUtility:
             scale=scale,
         )
 
-    def utility(self, scored: Scored, weights: Float[Tensor, "batch objective"]) -> Tensor:
+    def utility(self, scored: Scored, weights: Float[Tensor, "batch condition"]) -> Tensor:
         """The differentiable utility [B] whose gradient the reward-gradient regime follows."""
         if self.objective.on == "sample":
             value = self._own(scored, scored.rewards)
@@ -118,7 +122,7 @@ class TrainingUtility:
         return self._in_tail(value, scored, weights) - scored.penalty
 
     def contributions(
-        self, scored: Scored, weights: Float[Tensor, "batch objective"]
+        self, scored: Scored, weights: Float[Tensor, "batch condition"]
     ) -> Float[Tensor, "batch objective"]:
         """What each objective adds to each sample's utility, without the penalty; differentiable.
 
@@ -134,7 +138,7 @@ class TrainingUtility:
     def advantages(
         self,
         scored: Scored,
-        weights: Float[Tensor, "batch objective"],
+        weights: Float[Tensor, "batch condition"],
         group: Int[Tensor, " batch"],
         clip: float,
     ) -> Float[Tensor, " batch"]:
@@ -158,7 +162,9 @@ class TrainingUtility:
         self.means.update(seen.weights, seen.rewards, seen.valid)
         if self.duals is None or self.feasibility is None:
             return {}
-        limits, dependence = self.limits(), self.handling.dependence
+        limits, dependence = self._limits_of(seen.weights.to(seen.costs)), self.handling.dependence
+        own = self.conditions.weights(seen.weights)
+        positions = self.conditions.positions(seen.weights)
         found = [
             violation(
                 limit.values(seen.costs[:, j]), seen.cost_valid[:, j], limit.budget, limit.side
@@ -167,14 +173,16 @@ class TrainingUtility:
         ]
         if self.feasibility.updates >= self.handling.warmup:
             self.duals.update(
-                dependence.attributed(seen.weights, seen.costs, seen.cost_valid, limits)
+                dependence.attributed(own, seen.costs, seen.cost_valid, limits, positions)
             )
         violations = torch.tensor([amount for amount, _ in found], dtype=torch.float64)
-        capped = self.duals.capped.view(dependence.parameters, -1).any(dim=0)
-        self.feasibility.update(self._mean_utility(seen), violations, capped)
-        return self.handling.logged(
-            self.objective, violations, limits, seen.weights, self.duals.multipliers
-        )
+        capped = dependence.stuck(self.duals.capped, limits)
+        # Slack at a loose budget must not hide that a strict one is broken.
+        ends = at_ends(seen.costs, seen.cost_valid, limits, positions)
+        self.feasibility.update(self._mean_utility(seen), ends.amax(dim=0), capped)
+        theta = self.duals.multipliers
+        shown = self.handling.logged(self.objective, violations, limits, own, positions, theta)
+        return shown | self.handling.logged_at_ends(self.objective, ends, own, theta)
 
     def limits(self) -> Sequence[Limit]:
         """The constraints in numbers."""
@@ -182,14 +190,21 @@ class TrainingUtility:
             return limits_of(self.objective.constraints, {})
         return self.handling.limits()
 
+    def _limits_of(self, weights: Float[Tensor, "batch condition"]) -> list[Limit]:
+        """The constraints in numbers, each sample's own where its bound slides."""
+        positions = self.conditions.positions(weights)
+        return [limit.at(positions[:, j]) for j, limit in enumerate(self.limits())]
+
     def _mean_utility(self, seen: Observation) -> float:
         """Mean utility of a batch before penalties; what does not apply counts as the base does."""
         rewards = torch.where(seen.valid, seen.rewards, 0.0)
-        own = utility(self.objective.scalarization, self.objective.params)(rewards, seen.weights)
+        own = utility(self.objective.scalarization, self.objective.params)(
+            rewards, self.conditions.weights(seen.weights)
+        )
         return self.handling.utility_weight * float(own.mean())
 
     def _coefficients(
-        self, scored: Scored, weights: Float[Tensor, "batch objective"]
+        self, scored: Scored, weights: Float[Tensor, "batch condition"]
     ) -> Float[Tensor, "batch objective"]:
         at = scored.rewards.detach()
         if self.objective.on == "mean":
@@ -212,7 +227,7 @@ class TrainingUtility:
         self,
         value: Float[Tensor, " batch"],
         scored: Scored,
-        weights: Float[Tensor, "batch objective"],
+        weights: Float[Tensor, "batch condition"],
     ) -> Float[Tensor, " batch"]:
         """Each sample's value times its weight in the tail; all of it for a tail of 1.
 
@@ -228,10 +243,12 @@ class TrainingUtility:
             above = (scored.coefficients * (scored.rewards.detach() - usual) * scored.valid).sum(1)
         return value * tail_weights(above, scored.counts, scored.group, self.tail)
 
-    def _excess(self, table: ObjectiveTable) -> Float[Tensor, "batch constraint"]:
+    def _excess(
+        self, table: ObjectiveTable, weights: Float[Tensor, "batch condition"]
+    ) -> Float[Tensor, "batch constraint"]:
         if self.duals is None:
             return table.rewards.new_zeros(len(table.rewards), 0)
-        limits = self.limits()
+        limits = self._limits_of(weights.detach().to(table.costs))
         values = [limit.values(table.costs[:, j]) for j, limit in enumerate(limits)]
         return excesses(
             torch.stack(values, dim=1),
@@ -243,11 +260,12 @@ class TrainingUtility:
     def _penalty(
         self,
         excess: Float[Tensor, "batch constraint"],
-        weights: Float[Tensor, "batch objective"],
+        weights: Float[Tensor, "batch condition"],
     ) -> Float[Tensor, " batch"]:
         if self.duals is None:
             return torch.zeros(len(excess), device=excess.device)
-        return weighed(excess, self.handling.dependence.at(self.duals.multipliers, weights))
+        own, positions = self.conditions.weights(weights), self.conditions.positions(weights)
+        return weighed(excess, self.handling.dependence.at(self.duals.multipliers, own, positions))
 
 
 def _readable(scored: Scored) -> Float[Tensor, "batch objective"]:

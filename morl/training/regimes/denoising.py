@@ -73,13 +73,19 @@ class DenoisingCollector(Collector):
 
     def _weights(
         self, batch: TrainingBatch, draw: int, draws: Draws
-    ) -> Float[Tensor, "batch objective"]:
-        """Whom this copy of the images teaches; every second one may be a neighbour."""
+    ) -> Float[Tensor, "batch condition"]:
+        """Whom this copy of the images teaches; every second one may be a neighbour.
+
+        Budgets stay: what exceeded the bound that was asked for need not exceed another.
+        """
         radius = self.algorithm.relabel_radius
         if radius == 0 or draw % 2 == 0:
             return batch.weights
         near = draws.generator(f"relabel {draw}")
-        return relabelled(batch.weights, batch.group, radius, near)
+        conditions = self.utility.conditions
+        asked = conditions.weights(batch.weights)
+        positions = batch.weights[:, conditions.objectives :]
+        return torch.cat([relabelled(asked, batch.group, radius, near), positions], dim=1)
 
     def _noise_again(
         self, rollouts: Sequence[Rollout], generator: torch.Generator

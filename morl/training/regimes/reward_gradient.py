@@ -67,7 +67,7 @@ class RewardGradientCollector(Collector):
         )
 
     def _apart(
-        self, scored: Scored, weights: Float[Tensor, "rows objective"]
+        self, scored: Scored, weights: Float[Tensor, "rows condition"]
     ) -> Float[Tensor, " objective"]:
         """The loss of each objective's share of the utility, by itself."""
         shares = self.utility.contributions(scored, weights).unbind(dim=1)

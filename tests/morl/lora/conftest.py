@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from morl.lora.conditioned import ConditionedAdapter
 from morl.lora.settings import AdapterConfig
+from rewards.budgets import Budget
 
 OBJECTIVES = ("aesthetic", "alignment", "safety")
 UNETS = ("sd", "sd2", "sdxl")
@@ -89,11 +90,13 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
     return pipe.components["unet"] if "unet" in pipe.components else pipe.components["transformer"]
 
 
-def make(name: str = "sd", *, trained: bool = True, **settings: object) -> Adapted:
+def make(
+    name: str = "sd", *, trained: bool = True, budgets: Sequence[Budget] = (), **settings: object
+) -> Adapted:
     pipe, twin = tiny_pipelines.build(name), tiny_pipelines.build(name)
     targets = "attention+conv" if name in UNETS else "attention"
     config = AdapterConfig(**{"rank": 6, "alpha": 12.0, "targets": targets, **settings})
-    adapter = ConditionedAdapter.inject(denoiser_of(pipe), OBJECTIVES, config)
+    adapter = ConditionedAdapter.inject(denoiser_of(pipe), OBJECTIVES, config, budgets=budgets)
     if trained:
         randomise(adapter)
     return Adapted(pipe, denoiser_of(twin), denoiser_of(pipe), adapter)
@@ -101,7 +104,7 @@ def make(name: str = "sd", *, trained: bool = True, **settings: object) -> Adapt
 
 @pytest.fixture
 def adapted() -> Callable[..., Adapted]:
-    """Build a tiny pipeline with an adapter: (family, *, trained, **AdapterConfig fields)."""
+    """Build a tiny pipeline with an adapter: (family, *, trained, budgets, **its config)."""
     return make
 
 

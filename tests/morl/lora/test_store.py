@@ -112,7 +112,7 @@ def rewrite(file, change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(format_version=FORMAT + 1, what_is_this=1), "reads up to 1: upgrade"),
+        (lambda v: v.update(format_version=FORMAT + 1, what_is_this=1), "reads up to 2: upgrade"),
         (lambda v: v.pop("format_version"), "damaged"),
         (lambda v: v.pop("objectives"), "damaged"),
         (lambda v: v["config"].update(ranks=3), "damaged .*ranks"),

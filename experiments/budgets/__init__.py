@@ -1,0 +1,1 @@
+"""One adapter for a whole range of safety budgets."""
