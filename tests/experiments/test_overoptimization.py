@@ -411,12 +411,15 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
         "seed": 2,
         "attack": "none",
     }
+    monkeypatch.setattr(attack, "LABELS", 64)
+    monkeypatch.setattr(attack, "SEEDS", cures.SEEDS)
     monkeypatch.setattr(attack, "DEFENDERS", {name: ARMS[name] for name in ("none", "guard")})
     monkeypatch.setattr(sys, "argv", ["attack", *where])
     attack.main()
     assert "| arm | none | blind_spot | biased_labels | exploit |" in capsys.readouterr().out
     figure.draw(tmp_path, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    capsys.readouterr()
     # What is stored is not trained again.
     monkeypatch.setattr(sys, "argv", test)
     monkeypatch.setattr(cures, "train", lambda *given: pytest.fail("trained again"))
