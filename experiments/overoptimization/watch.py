@@ -107,11 +107,8 @@ class Watch:
         found = readings(seen, self.base[run], (NAME,), self.best_utility[run])
         decisions, self.tallies[run] = decide(self.arm.rules, found, self.tallies[run])
         utility, best = held_out_utility(seen, self.base[run]), self.best_utility[run]
-        if utility is None:
-            better = not decisions
-        else:
-            better = best is None or bool(utility.mean() > best.mean())
-        if better:
+        better = utility is None or best is None or bool(utility.mean() > best.mean())
+        if better and not decisions and not any(self.tallies[run].held):
             self.best_utility[run], self.best_look[run] = utility, number
             for name, value in self.policies.named_parameters():
                 self.best[name][run] = value[run]

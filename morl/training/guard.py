@@ -90,8 +90,8 @@ class Probe:
 class Guard(Callback):
     """Looks every `guard.every` updates at the averaged adapter and does what the rules say.
 
-    The best look is the one with the highest held-out utility, or, where nothing is held out, the
-    last one at which no rule acted; before any, the adapter as it began. Must come before the
+    The best look is, of those with no signal out of bounds, the one with the highest held-out
+    utility, or the last where nothing is held out; before any, the adapter as it began. Must come before the
     callback that writes checkpoints.
     """
 
@@ -139,7 +139,7 @@ class Guard(Callback):
             seen = self.probe.look()
         found = readings(seen, self.base, self.parts.config.names, self.best_utility)
         decisions, self.tally = decide(self.rules, found, self.tally)
-        self._keep_best(seen, quiet=not decisions)
+        self._keep_best(seen, quiet=not decisions and not any(self.tally.held))
         for decision in decisions:
             for action in self.rules[decision.rule].do:
                 self._act(action, decision)
@@ -205,11 +205,13 @@ class Guard(Callback):
         if self.base is None:
             return
         utility = held_out_utility(seen, self.base)
-        if utility is None:
-            better = quiet
+        if utility is None or self.best_utility is None:
+            better = True
         else:
-            better = self.best_utility is None or bool(utility.mean() > self.best_utility.mean())
-        if better:
+            better = bool(utility.mean() > self.best_utility.mean())
+        # A held-out reward may share the proxies' blind spots: what another signal warns of is
+        # nothing to go back to.
+        if quiet and better:
             self.best_utility = utility
             self.best = self.module.ema.snapshot()
 
