@@ -91,8 +91,8 @@ class Guard(Callback):
     """Looks every `guard.every` updates at the averaged adapter and does what the rules say.
 
     The best look is, of those with no signal out of bounds, the one with the highest held-out
-    utility, or the last where nothing is held out; before any, the adapter as it began. Must come before the
-    callback that writes checkpoints.
+    utility, or the last where nothing is held out; before any, the adapter as it began. Must come
+    before the callback that writes checkpoints.
     """
 
     def __init__(
