@@ -121,7 +121,7 @@ class RunAdam:
             mean.lerp_(gradient, 1 - self.DECAY)
             square.lerp_(gradient.square(), 1 - self.SQUARE_DECAY)
             spread = (square / (1 - self.SQUARE_DECAY**taken)).sqrt() + self.FLOOR
-            value -= rate * mean / spread
+            value.sub_(rate * mean / spread)
 
     def forget(self, runs: Bool[Tensor, " run"]) -> None:
         """Start the chosen runs afresh: moments of the way given up would lead back to it."""

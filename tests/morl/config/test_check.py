@@ -271,7 +271,8 @@ class TestAlgorithm:
 
 
 def test_what_the_adapter_refuses_is_named_with_its_section():
-    assert "adapter.rank: must be a multiple of the 3" in only("adapter.core=experts")
+    refused = only("adapter.core=experts", "adapter.rank=8")
+    assert "adapter.rank: must be a multiple of the 3" in refused
 
 
 class TestRegion:

@@ -20,6 +20,7 @@ SETTINGS = (
     "evaluation.axes={}",
     "base.steps=2",
     "adapter.rank=2",
+    "weights.vertices_first=0",  # at a vertex one objective has nothing to conflict with
     "algorithm.last_steps=1",
     "algorithm.drawn_steps=0",
     "algorithm.renoise_copies=1",

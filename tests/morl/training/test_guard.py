@@ -117,6 +117,17 @@ def test_stops_with_the_best_look_and_is_finished(tmp_path: Path) -> None:
     assert len(log(run)) == 2
 
 
+def test_what_a_signal_warns_of_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    # Out of bounds at the first look already, which is the best that the held-out rewards know.
+    rule = "{signal: diversity, below: 9, looks: 2, do: [stop]}"
+    config = guarded(rule, "training.learning_rate=1e-2")
+    parameters = read_adapter(train(config, tmp_path / "run", command="test"))[1]
+    assert len(log(tmp_path / "run")) == 2
+    ups = [value for name, value in parameters.items() if "lora_B" in name]
+    assert ups
+    assert all(not value.any() for value in ups)
+
+
 def test_looking_alone_changes_nothing(tmp_path: Path) -> None:
     quiet = train(guarded("{signal: diversity, below: 0, do: [stop]}"), tmp_path / "a", command="")
     off = train(load_config("shapes", [*TINY, "guard.every=0"]), tmp_path / "b", command="")
