@@ -75,7 +75,7 @@ def test_a_file_of_ratings_becomes_a_reward(morl, ratings, tmp_path):
 def test_the_worlds_annotators_are_asked(morl, tmp_path):
     out = tmp_path / "taste.safetensors"
     code, text, err = morl(
-        "rewards", "train", "shapes:preference", out, "--images", 40, "--pairs", 200, "--steps",
+        "rewards", "train", "shapes:preference", out, "--images", 32, "--pairs", 200, "--steps",
         20, "--held-out", 0.5, "--average", "--uncertainty", "laplace",
     )  # fmt: skip
     assert code == 0, err
