@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.arguments import read_names
 from experiments.interleaved import paired_ratio, seconds, timed_pairs
 from morl.algorithms.aggregation import add_gradient, aggregate, jacobian_rows
 from morl.algorithms.aggregation_facts import AGGREGATIONS
@@ -43,11 +44,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/aggregation_cost.json"))
     given = parser.parse_args()
     torch.set_num_threads(2)
-    chosen = given.names.split(",")
-    unknown = [name for name in chosen if name not in AGGREGATIONS]
-    if unknown:
-        parser.error(f"--names: unknown {', '.join(unknown)}; known: {', '.join(AGGREGATIONS)}")
-    result = measure(chosen, given.pairs, given.batch)
+    asked = read_names(parser, "names", given.names, AGGREGATIONS)
+    result = measure(asked, given.pairs, given.batch)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.arguments import read_names
 from experiments.cells import SEED, Result, read_cells, require_same, run_once
 from experiments.front.methods import conditioned, with_steps
 from experiments.judging import JUDGING_SEED, Exam
@@ -48,14 +49,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override, as in `morl train`")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    chosen = given.methods.split(",")
-    unknown = [method for method in chosen if method not in METHODS]
-    if unknown:
-        parser.error(f"--methods: unknown {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    asked = read_names(parser, "methods", given.methods, METHODS)
     try:
         config = study(load_config(given.recipe, given.set), given.steps, given.images)
-        run(config, chosen, [int(seed) for seed in given.seeds.split(",")], given.results)
-        print(table({method: read_cells(given.results, method) for method in chosen}))
+        run(config, asked, [int(seed) for seed in given.seeds.split(",")], given.results)
+        print(table({method: read_cells(given.results, method) for method in asked}))
     except MorlError as error:
         raise SystemExit(f"{error}") from error
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from experiments.arguments import read_names
 from experiments.cells import Result, run_once
 from experiments.front.methods import conditioned, with_steps
 from experiments.judging import JUDGING_SEED, Exam
@@ -56,14 +57,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override, as in `morl train`")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    chosen = given.methods.split(",")
-    unknown = [method for method in chosen if method not in METHODS]
-    if unknown:
-        parser.error(f"--methods: unknown {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    asked = read_names(parser, "methods", given.methods, METHODS)
     try:
         config = study(load_config(given.recipe, given.set), given.steps, given.images)
         require(config)
-        run(config, chosen, [int(seed) for seed in given.seeds.split(",")], given.results)
+        run(config, asked, [int(seed) for seed in given.seeds.split(",")], given.results)
     except MorlError as error:
         raise SystemExit(f"{error}") from error
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning import Callback
 
+from experiments.arguments import read_names
 from experiments.cells import Result, run_once, with_rate
 from experiments.front import methods
 from experiments.front.methods import Train, fixed, train_adapter
@@ -48,23 +49,20 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override, as in `morl train`")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    chosen = given.methods.split(",")
-    unknown = [method for method in chosen if method not in CELLS]
-    if unknown:
-        parser.error(f"--methods: unknown {', '.join(unknown)}; known: {', '.join(CELLS)}")
+    asked = read_names(parser, "methods", given.methods, CELLS)
     try:
         config = load_config(given.recipe, given.set)
         require(config)
         if given.tune:
             exam = cache(lambda: exam_for_tuning(config))
-            for method in chosen:
+            for method in asked:
                 tune(method, config, exam, given.results, LOGS)
             return
         seeds = [int(seed) for seed in given.seeds.split(",")]
         if given.settle:
-            choose_rates(config, chosen, seeds[0], given.results)
+            choose_rates(config, asked, seeds[0], given.results)
             return
-        run(config, chosen, seeds, given.results)
+        run(config, asked, seeds, given.results)
     except MorlError as error:
         raise SystemExit(f"{error}") from error
 

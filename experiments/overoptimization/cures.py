@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments.arguments import read_names
 from experiments.overoptimization.arms import ARMS
 from experiments.overoptimization.gold import DEVELOPMENT, TEST
 from experiments.overoptimization.kept import alarms, ends, kept_share, resampled
@@ -35,10 +36,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=UPDATES)
     given = parser.parse_args()
     torch.set_num_threads(1)  # matrices this small only wait for each other
-    arms, methods = given.arms.split(","), given.methods.split(",")
-    for flag, names, known in (("arms", arms, tuple(ARMS)), ("methods", methods, METHODS)):
-        if unknown := [name for name in names if name not in known]:
-            parser.error(f"--{flag}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    arms = read_names(parser, "arms", given.arms, ARMS)
+    methods = read_names(parser, "methods", given.methods, METHODS)
     try:
         run(given.cases, methods, arms, given.results, given.updates)
         for method in methods:

@@ -15,7 +15,7 @@ from experiments.overoptimization.policies import Policies, RunAdam, rollout
 from experiments.overoptimization.proxies import Proxies
 from experiments.overoptimization.world import DIM, PROMPTS, prompt_means, step_noise
 from morl.errors import ConfigError
-from morl.guard.readings import STATISTICS, Look, View, held_out_utility, readings
+from morl.guard.readings import STATISTICS, Look, View, held_out_utility, is_best, readings
 from morl.guard.rules import Tally, decide
 from morl.guard.settings import Action, GuardConfig
 
@@ -106,9 +106,8 @@ class Watch:
         seen = Look(torch.ones(1, 1), (NAME,), (view,))
         found = readings(seen, self.base[run], (NAME,), self.best_utility[run])
         decisions, self.tallies[run] = decide(self.arm.rules, found, self.tallies[run])
-        utility, best = held_out_utility(seen, self.base[run]), self.best_utility[run]
-        better = utility is None or best is None or bool(utility.mean() > best.mean())
-        if better and not decisions and not any(self.tallies[run].held):
+        utility = held_out_utility(seen, self.base[run])
+        if is_best(utility, self.best_utility[run], decisions, self.tallies[run]):
             self.best_utility[run], self.best_look[run] = utility, number
             for name, value in self.policies.named_parameters():
                 self.best[name][run] = value[run]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from lightning import Callback
 
+from experiments.arguments import read_names
 from experiments.cells import Result, differences, origin, run_once, with_rate
 from experiments.front.methods import train_adapter
 from experiments.judging import JUDGING_SEED, Exam, Look
@@ -50,16 +51,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override, as in `morl train`")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    chosen = given.algorithms.split(",")
-    unknown = [name for name in chosen if name not in RECIPES]
-    if unknown:
-        parser.error(f"--algorithms: unknown {', '.join(unknown)}; known: {', '.join(RECIPES)}")
+    asked = read_names(parser, "algorithms", given.algorithms, RECIPES)
     try:
         configs = settings(
             given.budget, [*given.set, f"evaluation.images_per_weight={given.images}"]
         )
         seeds = [int(seed) for seed in given.seeds.split(",")]
-        run({name: configs[name] for name in chosen}, seeds, given.results)
+        run({name: configs[name] for name in asked}, seeds, given.results)
     except MorlError as error:
         raise SystemExit(f"{error}") from error
 

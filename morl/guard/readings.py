@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from morl.guard.rules import Reading
+from morl.guard.rules import Decision, Reading, Tally
 from morl.guard.settings import Signal
 from morl.guard.signals import fine_detail, group_distance, paired_drop
 from rewards.scorers.quality import contrast, saturation, sharpness
@@ -65,6 +65,23 @@ def held_out_utility(look: Look, base: View) -> Float[Tensor, "point image"] | N
         gain = _calibrated(view.held_out, base.held_out, base.held_out_valid)
         rows.append((gain * view.held_out_valid) @ weights.to(gain))
     return torch.stack(rows)
+
+
+def is_best(
+    utility: Float[Tensor, "point image"] | None,
+    best: Float[Tensor, "point image"] | None,
+    decisions: Sequence[Decision],
+    tally: Tally,
+) -> bool:
+    """Whether a look is the one to go back to from now on.
+
+    utility, best: held-out utility of this look and of the best one until now, None where nothing
+    is held out or none was best yet; decisions, tally: what `decide` made of this look. It must
+    be quiet: a held-out reward may share the proxies' blind spots, so what another signal warns of
+    is nothing to go back to.
+    """
+    better = utility is None or best is None or bool(utility.mean() > best.mean())
+    return better and not decisions and not any(tally.held)
 
 
 def readings(

@@ -10,7 +10,15 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from morl.guard.readings import Look, View, held_out_utility, image_statistics, readings, variety
+from morl.guard.readings import (
+    Look,
+    View,
+    held_out_utility,
+    image_statistics,
+    is_best,
+    readings,
+    variety,
+)
 from morl.guard.readings import worst as worst_of
 from morl.guard.rules import Decision, Tally, decide
 from morl.guard.settings import Action
@@ -139,7 +147,9 @@ class Guard(Callback):
             seen = self.probe.look()
         found = readings(seen, self.base, self.parts.config.names, self.best_utility)
         decisions, self.tally = decide(self.rules, found, self.tally)
-        self._keep_best(seen, quiet=not decisions and not any(self.tally.held))
+        utility = held_out_utility(seen, self.base)
+        if is_best(utility, self.best_utility, decisions, self.tally):
+            self.best_utility, self.best = utility, self.module.ema.snapshot()
         for decision in decisions:
             for action in self.rules[decision.rule].do:
                 self._act(action, decision)
@@ -200,20 +210,6 @@ class Guard(Callback):
         self._set_pessimism(plain["pessimism"])
         self._set_kl_coef(plain["kl_coef"])
         self.module.utility.shares = torch.tensor(plain["shares"])
-
-    def _keep_best(self, seen: Look, *, quiet: bool) -> None:
-        if self.base is None:
-            return
-        utility = held_out_utility(seen, self.base)
-        if utility is None or self.best_utility is None:
-            better = True
-        else:
-            better = bool(utility.mean() > self.best_utility.mean())
-        # A held-out reward may share the proxies' blind spots: what another signal warns of is
-        # nothing to go back to.
-        if quiet and better:
-            self.best_utility = utility
-            self.best = self.module.ema.snapshot()
 
     def _act(self, action: Action, decision: Decision) -> None:
         rule, utility = self.rules[decision.rule], self.module.utility
